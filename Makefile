@@ -1,0 +1,61 @@
+# Every target works on a fresh clone: .venv is made when it is missing, and updated when a lock or pyproject.toml is newer.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+LOCKS := requirements/uv.txt requirements/torch-cpu.txt requirements/cpu.txt requirements/dev.txt
+PYTEST := $(BIN)/python -m pytest
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup demo test test-fast test-slow bench lint format docs lock wheel wheel-smoke clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: .venv/.stamp ## make or update .venv (CPU)
+
+.venv/.stamp: $(LOCKS) pyproject.toml requirements/install.sh
+	@bash requirements/install.sh
+
+demo: setup ## the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge
+	$(BIN)/medrl demo
+
+test: setup ## all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-fast: setup ## unit and contract tests: no Ray, no vLLM
+	$(PYTEST) tests/unit tests/contract -m "not slow and not ray and not vllm"
+
+test-slow: setup ## the tests marked slow
+	$(PYTEST) -m slow
+
+bench: setup ## learning against the closed-form optimum, printed as a table
+	$(PYTEST) tests/benchmarks -m slow -s
+
+lint: setup ## ruff, basedpyright and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: setup ## sort imports and apply the safe fixes
+	$(BIN)/ruff check --fix .
+
+docs: setup ## regenerate docs/config.md
+	$(BIN)/medrl config-docs > docs/config.md
+
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	--generate-hashes --no-annotate --no-header
+
+lock: setup ## resolve pyproject.toml into requirements/*.txt again
+	$(LOCK) pyproject.toml requirements/torch-cpu.in --extra cpu --override requirements/overrides.txt -o requirements/cpu.txt
+	$(LOCK) --group dev --constraint requirements/cpu.txt -o requirements/dev.txt
+	echo uv | $(LOCK) - -o requirements/uv.txt
+
+wheel: setup ## build dist/medrl-*.whl
+	rm -rf dist build
+	$(BIN)/python -m build --wheel --no-isolation
+
+wheel-smoke: wheel ## install the wheel with its cpu extra into a clean environment and try it
+	bash requirements/wheel_smoke.sh
+
+clean: ## remove .venv, caches and build outputs (runs/ stays)
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

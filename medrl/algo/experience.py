@@ -1,0 +1,96 @@
+"""From a scored rollout batch to the experience one PPO update learns from. Runs on the controller, on the whole batch."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrl.algo.advantages import gae
+from medrl.algo.kl import kl_estimate
+from medrl.algo.losses import importance_weights
+from medrl.algo.masking import masked_mean, masked_sum, whiten
+from medrl.algo.rewards import shape_scores, token_rewards
+from medrl.config.ppo import AlgorithmConfig
+from medrl.errors import ConfigError
+from medrl.types import Experience, RolloutBatch
+
+
+def make_experience(
+    batch: RolloutBatch,
+    raw_scores: np.ndarray,
+    logprobs: np.ndarray,
+    ref_logprobs: np.ndarray,
+    values: np.ndarray,
+    last_values: np.ndarray | None,
+    *,
+    algorithm: AlgorithmConfig,
+    kl_coef: float,
+    calibration: tuple[float, float] | None,
+) -> tuple[Experience, dict[str, float]]:
+    """Shape the scores, put KL and score on the tokens, estimate and whiten the advantages.
+
+    `raw_scores` [B]; `logprobs`, `ref_logprobs`, `values` [B, T], the learner's before the update (values: zeros
+    without a critic); `last_values` [B], V after the last token, needed by `bootstrap_truncated`; `calibration` the
+    (mean, std) that raw scores are standardised with, None to leave them. Also returns the batch's metrics.
+    """
+    mask, ended = _tensor(batch.response_mask), _tensor(batch.ended)
+    new, ref, engine, v = (_tensor(x) for x in (logprobs, ref_logprobs, batch.engine_logprobs, values))
+    mean, std = calibration if calibration and algorithm.reward.calibrate else (0.0, 1.0)
+    scores = shape_scores(
+        _tensor(raw_scores).float(), ended, mean=mean, std=std, clip=algorithm.reward.clip,
+        missing_eos_penalty=algorithm.reward.missing_eos_penalty,
+    )
+    kl = kl_estimate(new, ref, algorithm.kl.estimator)
+    rewards = token_rewards(scores, kl, mask, kl_coef if algorithm.kl.use == "reward" else 0.0)
+    bootstrap = None
+    if algorithm.bootstrap_truncated:
+        if last_values is None:
+            raise ConfigError("algorithm.bootstrap_truncated needs a critic's values", remedy="set it to false")
+        bootstrap = torch.where(ended, 0.0, _tensor(last_values).float())
+    advantages, returns = gae(rewards, v, mask, algorithm.gamma, algorithm.lam, bootstrap)
+    if algorithm.whiten_advantages:
+        advantages = whiten(advantages, mask)
+    importance = importance_weights(new, engine, mask, algorithm.importance, algorithm.importance_cap)
+    per_token = {
+        "logprobs": new, "ref_logprobs": ref, "values": v, "rewards": rewards, "advantages": advantages,
+        "returns": returns, "importance": importance,
+    }
+    experience = Experience(
+        **{f.name: getattr(batch, f.name) for f in fields(RolloutBatch)},
+        **{name: torch.where(mask, x, 0.0).float().numpy() for name, x in per_token.items()},
+        scores=scores.numpy(), raw_scores=np.asarray(raw_scores, dtype=np.float32),
+    )
+    return experience, _metrics(experience)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.tensor(array)  # a copy: arrays from Ray's object store are read-only, which from_numpy warns about
+
+
+def _metrics(e: Experience) -> dict[str, float]:
+    """What the batch looks like, before any update. KL to the reference is k1 whatever estimator the reward uses."""
+    mask = _tensor(e.response_mask)
+    new, ref, engine = _tensor(e.logprobs), _tensor(e.ref_logprobs), _tensor(e.engine_logprobs)
+    k1 = torch.where(mask, kl_estimate(new, ref, "k1"), 0.0)
+    gap = torch.where(mask, (engine - new).abs(), 0.0)
+    scores, raw, answers = _tensor(e.scores), _tensor(e.raw_scores), len(e.scores)
+    metrics = {
+        "score_mean": scores.mean(),
+        "score_std": scores.std(correction=0),
+        "raw_score_mean": raw.mean(),
+        "raw_score_std": raw.std(correction=0),
+        "reward_mean": masked_sum(_tensor(e.rewards), mask) / answers,
+        "kl_sum_mean": k1.sum() / answers,
+        "kl_token_mean": masked_mean(k1, mask),
+        "returns_mean": masked_mean(_tensor(e.returns), mask),
+        "length_mean": e.lengths.mean(),
+        "ended_fraction": e.ended.mean(),
+        "engine_gap_mean": masked_mean(gap, mask),
+        "engine_gap_max": gap.max(),
+        "engine_gap_k3": masked_mean(kl_estimate(engine, new, "k3"), mask),
+        "importance_mean": masked_mean(_tensor(e.importance), mask),
+    }
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,135 @@
+"""From conversations to token ids and back, through the model's own chat template.
+
+Text is tokenised in pieces cut where an answer starts and ends. A prompt is therefore always a token prefix of the
+conversation it begins, as it is when the model generates: no token merges over the border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jinja2.exceptions import TemplateError
+
+from medrl.errors import ConfigError, DataError
+from medrl.types import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ConfigError unless there are a chat template, an end token and a padding token that differs from it."""
+    _require_template(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("the tokenizer has no eos_token", remedy="set eos_token in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        raise ConfigError("the tokenizer has no pad_token", remedy="set pad_token in tokenizer_config.json to a token of its own")
+    if tokenizer.pad_token_id in end_token_ids(tokenizer):
+        raise ConfigError(
+            "the tokenizer's pad_token also ends answers: the model could not learn to stop",
+            got=f"pad_token_id {tokenizer.pad_token_id}, end tokens {end_token_ids(tokenizer)}",
+            remedy="set pad_token in tokenizer_config.json to a token that is used for nothing else")
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """Token ids of the conversation with the assistant header after it: what the model continues."""
+    return _encode_turns(tokenizer, messages, header=True)[0]
+
+
+def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """Token ids [T] and mask [T], 1 on what the assistant has to produce: each answer and the token that ends it.
+
+    Raises ConfigError if the template writes the turns before an answer differently once the answer is there, or
+    rewrites the answer, or does not end it: the mask would be wrong.
+    """
+    return _encode_turns(tokenizer, messages, header=False)
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str, ended: bool) -> list[int]:
+    """Token ids of the prompt and an answer to it: what a reward model reads. Only an `ended` answer gets its end token."""
+    end = [end_token_ids(tokenizer)[0]] if ended else []
+    return encode_prompt(tokenizer, messages) + _encode(tokenizer, answer) + end
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Text of a generated answer up to its end token, without special tokens."""
+    ends = set(end_token_ids(tokenizer))
+    length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return tokenizer.decode(list(ids[:length]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens that end an answer: the one the chat template writes, then the tokenizer's eos_token if that is another."""
+    end = tokenizer.convert_tokens_to_ids(_end_token(tokenizer))
+    eos = tokenizer.eos_token_id
+    return (end,) if eos is None or eos == end else (end, eos)
+
+
+def _end_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The special token that the template writes after an answer."""
+    answer = "An answer."
+    text = _render(tokenizer, [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}], header=False)
+    _, found_answer, after = text.rpartition(answer)
+    if not found_answer:
+        raise ConfigError("the chat template rewrites answers", remedy="use a template that writes answers as they are")
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    found = next((token for token in _encode(tokenizer, after) if token in special), None)
+    if found is None:
+        raise ConfigError("the chat template writes no special token after an answer: the model could not learn to stop",
+                          remedy="end the assistant's turn with eos_token in chat_template.jinja")
+    return tokenizer.convert_ids_to_tokens(found)
+
+
+def _encode_turns(tokenizer, messages: Sequence[Message], *, header: bool) -> tuple[list[int], list[int]]:
+    """Token ids of the rendered turns and the mask over the answers among them."""
+    text = _render(tokenizer, messages, header=header)
+    end = _end_token(tokenizer)
+    ids: list[int] = []
+    mask: list[int] = []
+    position = 0
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        start, stop = _answer_span(tokenizer, text, messages, index, end)
+        for piece, bit in ((text[position:start], 0), (text[start:stop], 1)):
+            tokens = _encode(tokenizer, piece)
+            ids += tokens
+            mask += [bit] * len(tokens)
+        position = stop
+    tail = _encode(tokenizer, text[position:])
+    return ids + tail, mask + [0] * len(tail)
+
+
+def _answer_span(tokenizer, text: str, messages: Sequence[Message], index: int, end: str) -> tuple[int, int]:
+    """Where in `text` the answer messages[index] starts (after its header) and stops (after its end token)."""
+    before = _render(tokenizer, messages[:index], header=True)
+    if not text.startswith(before):
+        raise ConfigError(
+            f"the chat template is not prefix-stable: it writes the turns before turn {index} differently once the answer is there",
+            remedy="use a template that writes a turn the same way whatever follows it")
+    content = text.find(messages[index]["content"].strip(), len(before))
+    stop = text.find(end, content + len(messages[index]["content"].strip())) if content >= 0 else -1
+    if stop < 0:
+        raise ConfigError(f"the chat template rewrites the answer in turn {index}, or does not end it with {end}",
+                          remedy="use a template that writes answers as they are")
+    return len(before), stop + len(end)
+
+
+def _render(tokenizer, messages: Sequence[Message], *, header: bool) -> str:
+    _require_template(tokenizer)
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=header)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError("the model's chat template refuses a conversation", limit=str(error), got=f"turns: {roles}") from None
+
+
+def _encode(tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+
+def _require_template(tokenizer) -> None:
+    if not tokenizer.chat_template:
+        raise ConfigError("the tokenizer has no chat template",
+                          remedy="add chat_template.jinja to the model directory, or set model.tokenizer to a tokenizer that has one")

@@ -1,0 +1,47 @@
+"""The one forward pass behind old, new and reference log-probs, and the one behind values.
+
+All of them must take the same path (explicit position_ids, no cache, the same temperature), else the probability
+ratio of the first mini-batch is not 1 and the KL to an equal reference not 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrl.algo.logprobs import token_entropy, token_logprobs
+from medrl.algo.masking import position_ids
+
+
+def policy_forward(
+    model: Any, ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float, entropy: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs (and entropies, nats) of the response tokens under `model`: ids [B, T] → [B, T] float32, 0 elsewhere.
+
+    `model` is a causal LM, a PeftModel around one or a DeepSpeed engine around either. Padding may stand on either
+    side. Gradients flow unless the caller turns them off.
+    """
+    logits = model(
+        input_ids=ids, attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask), use_cache=False).logits
+    response = response_mask.bool()
+    logprobs = torch.where(response, token_logprobs(logits, ids, temperature), 0.0)
+    return logprobs, torch.where(response, token_entropy(logits, temperature), 0.0) if entropy else None
+
+
+def value_forward(model: Any, ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of the states before each response token [B, T] (0 elsewhere) and after the last real token [B], float32.
+
+    `model` is a ScalarModel, a PeftModel or a DeepSpeed engine around one. The value that belongs to token i is the
+    scalar at i − 1, where the logits that chose the token come from.
+    """
+    scalars = model(ids, attention_mask, position_ids(attention_mask))
+    before = torch.cat([torch.zeros_like(scalars[:, :1]), scalars[:, :-1]], dim=1)
+    return torch.where(response_mask.bool(), before, 0.0), last_token_scores(scalars, attention_mask)
+
+
+def last_token_scores(scalars: Tensor, attention_mask: Tensor) -> Tensor:
+    """Scalars [B, T] → [B]: the one at each row's last real token, found by the mask on either padding side."""
+    last = attention_mask.shape[1] - 1 - attention_mask.long().flip(1).argmax(1)
+    return scalars.gather(1, last.unsqueeze(1)).squeeze(1)

@@ -1,0 +1,145 @@
+"""Loading of tokenizers and causal language models from a directory (or the local hub cache).
+
+Importing this file costs nothing: torch and transformers come in only when a model is loaded, so that a config can be
+checked before any of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medrl.config.common import ModelConfig
+from medrl.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+DROPOUT_MARKS = ("dropout", "pdrop", "layerdrop")
+
+
+def local_dir(path: str) -> Path:
+    """The directory that holds model `path`: itself, or its snapshot in the local hub cache. ModelError if neither."""
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise ModelError(
+            f"no model at {path}", limit="a model directory, or a hub id that is in the local cache",
+            remedy=f"check the path; for a hub id run `hf download {path}` first") from None
+
+
+def check_model_dir(path: str, *, tokenizer: bool = True) -> Path:
+    """Quick check, without torch, that `path` holds config.json, complete safetensors weights and a tokenizer.
+
+    Returns the directory. Raises ModelError that says what is missing.
+    """
+    directory = local_dir(path)
+    _check_config(directory)
+    _check_weights(directory)
+    if tokenizer and not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{directory} has no tokenizer", limit=f"one of {', '.join(TOKENIZER_FILES)}",
+                         remedy="copy the tokenizer's files there, or set model.tokenizer")
+    return directory
+
+
+def _check_config(directory: Path) -> None:
+    file = directory / "config.json"
+    if not file.is_file():
+        remedy = "give the directory that save_pretrained wrote"
+        if (directory / "adapter_config.json").is_file():
+            remedy = "this is an adapter: run `medrl merge` and give the merged model"
+        raise ModelError(f"{directory} is not a model directory", limit="a config.json in it", remedy=remedy)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is not valid JSON", got=str(error), remedy="restore the file") from None
+    if not isinstance(values, dict) or "model_type" not in values:
+        raise ModelError(f"{file} names no model_type", remedy="restore the config.json that belongs to the weights")
+
+
+def _check_weights(directory: Path) -> None:
+    index = directory / "model.safetensors.index.json"
+    try:
+        shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{index} is damaged", got=repr(error), remedy="copy the model again") from None
+    missing = sorted(name for name in shards if not (directory / name).is_file() or not (directory / name).stat().st_size)
+    if not missing:
+        return
+    remedy = "copy the weights there"
+    if any(directory.glob("pytorch_model*.bin")):
+        remedy = "pickled weights are not read: convert them to safetensors (load and save_pretrained once)"
+    raise ModelError(f"{directory} has no complete weights", limit="safetensors weights, every shard present",
+                     got=f"missing or empty: {', '.join(missing)}", remedy=remedy)
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of `model.tokenizer`, else of `model.path`. ModelError when there is none."""
+    from transformers import AutoTokenizer
+
+    directory = local_dir(model.tokenizer or model.path)
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{directory} has no tokenizer", limit=f"one of {', '.join(TOKENIZER_FILES)}",
+                         remedy="copy the tokenizer's files there, or set model.tokenizer")
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=model.trust_remote_code)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ModelError(f"the tokenizer in {directory} cannot be loaded", got=str(error).splitlines()[0],
+                         remedy="restore its files; a custom one may need model.trust_remote_code") from error
+
+
+def load_causal_lm(model: ModelConfig) -> PreTrainedModel:
+    """The language model in `model.dtype`, in eval mode, every dropout 0, no key-value cache.
+
+    Raises ModelError for a directory without config or weights, and for weights that would be newly initialised.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return load_pretrained(AutoModelForCausalLM, model)
+
+
+def load_pretrained(auto_class: Any, model: ModelConfig, *, may_miss: tuple[str, ...] = (), **config_values: Any) -> PreTrainedModel:
+    """What `load_causal_lm` does, for any of transformers' auto classes.
+
+    `may_miss`: parameters allowed to be newly initialised (a head that an adapter brings along); `config_values`
+    overwrite the model's config (`num_labels`).
+    """
+    import torch
+    from transformers import AutoConfig
+
+    directory = check_model_dir(model.path, tokenizer=False)
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=model.trust_remote_code, **config_values)
+        zero_dropout(config)
+        loaded, info = auto_class.from_pretrained(
+            directory, config=config, dtype=getattr(torch, model.dtype), use_safetensors=True, output_loading_info=True,
+            attn_implementation=model.attn_implementation, trust_remote_code=model.trust_remote_code)
+    except (ValueError, OSError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"the model in {directory} cannot be loaded", got=str(error).splitlines()[0],
+                         remedy="check that config.json belongs to the weights and that transformers knows the model_type") from error
+    fresh = sorted(set(info["missing_keys"]) - set(may_miss))
+    if fresh:
+        raise ModelError(f"the weights in {directory} lack parameters of {type(loaded).__name__}: they would start at random",
+                         got=", ".join(fresh[:5]) + (f" and {len(fresh) - 5} more" if len(fresh) > 5 else ""),
+                         remedy="give a checkpoint of this class (a merged one, not an adapter or another head)")
+    loaded.config.use_cache = False
+    return loaded.eval()
+
+
+def zero_dropout(config: PreTrainedConfig) -> None:
+    """Set every dropout rate of the config to 0 (old and new log-probs must not differ by noise), and say which."""
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, float) and value > 0 and any(mark in name for mark in DROPOUT_MARKS):
+                logger.warning("%s: %s %g is set to 0 for training", type(part).__name__, name, value)
+                setattr(part, name, 0.0)

@@ -1,0 +1,126 @@
+"""Proximal policy optimisation on Ray: the main loop (formulas: docs/PPO.md)."""
+
+from __future__ import annotations
+
+import time
+
+import ray
+
+from medrl.algo.experience import make_experience
+from medrl.algo.kl import make_kl_controller
+from medrl.config.ppo import PpoConfig
+from medrl.data.batching import collate
+from medrl.rollout.base import request_seed
+from medrl.run_dir import create_run_dir, write_json
+from medrl.stages.ppo_evaluation import evaluate, sample_rows
+from medrl.stages.ppo_inputs import PpoInputs, prepare, rollout_requests
+from medrl.stages.ppo_proofs import check_kl_limit, check_reference, check_start
+from medrl.stages.ppo_state import LoopState
+from medrl.timer import Timer
+from medrl.tracking.base import Tracker, open_tracker
+from medrl.types import SyncReport
+from medrl.workers.group import gather
+from medrl.workers.interrupt import Interrupted, Interrupts
+from medrl.workers.launch import Workers, launch_workers
+
+SAMPLE_ROWS = 8  # answers of each step kept in samples.jsonl
+
+
+def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
+    """Train; returns (and writes to <run>/summary.json) what came out of it.
+
+    SIGINT or SIGTERM: a checkpoint of the last finished step, the workers freed, then SystemExit(130 or 143).
+    """
+    started = time.monotonic()
+    inputs = prepare(config)
+    run_dir = create_run_dir(config, keep=resume)
+    state = LoopState(inputs.prompts, make_kl_controller(config.algorithm.kl))
+    interrupts = Interrupts()
+    with launch_workers(config, inputs.launch) as workers, interrupts.installed():
+        resumed = resume and state.restore(config, workers)
+        with open_tracker(config.tracking, run_dir, config.steps, resume_step=state.step if resumed else None) as tracker:
+            try:
+                metrics = train(config, inputs, state, workers, tracker, interrupts)
+            except Interrupted as interrupt:
+                state.save(config, workers)
+                raise SystemExit(interrupt.exit_code) from None
+        adapter = state.export(config)
+    evaluation_after = {k.removeprefix("eval/"): v for k, v in metrics.items() if k.startswith("eval/")}
+    summary = {"run_dir": str(run_dir), "steps": state.step, "output": str(adapter), "engines": workers.engines,
+               "evaluation_before": state.evaluation_before, "evaluation_after": evaluation_after,
+               "last_step": metrics, "seconds": round(time.monotonic() - started, 1)}
+    write_json(run_dir / "summary.json", summary)
+    return summary
+
+
+def train(config: PpoConfig, inputs: PpoInputs, state: LoopState, w: Workers, tracker: Tracker,
+          interrupts: Interrupts) -> dict[str, float]:
+    """The loop; returns the last step's metrics. What changes weights happens in `interrupts.deferred()` blocks."""
+    metrics: dict[str, float] = {}
+    with interrupts.deferred():
+        sync(w, inputs, version=state.step)
+        check_reference(state, w)
+        if not state.evaluation_before:
+            state.evaluation_before, rows = evaluate(config, inputs, w)
+            tracker.log_samples(0, rows)
+        state.complete(state.step)
+    for step in range(state.step + 1, config.steps + 1):
+        timer = Timer()
+        with timer("generate"):
+            requests = rollout_requests(config, step, state.prompts.next_batch())
+            completions = w.rollout.generate(requests, config.sampling)
+        with timer("score"):  # four forward passes in parallel
+            batch, texts = collate(completions, inputs.pad_id), inputs.score_requests(completions)
+            batch_ref = ray.put(batch)
+            scores, logprobs, ref_logprobs, (values, last_values) = gather(
+                w.reward.score(texts), w.policy.logprobs(batch_ref), w.reference.logprobs(batch_ref), w.critic.values(batch_ref))
+        experience, rollout_metrics = make_experience(batch, scores.total, logprobs, ref_logprobs, values, last_values,
+                                                      algorithm=config.algorithm, kl_coef=state.kl.coef)
+        check_start(config, step, experience)
+        check_kl_limit(config, step, rollout_metrics)
+        with interrupts.deferred():
+            with timer("update"):
+                seed, experience_ref = request_seed(config.seed, step, "update", 0), ray.put(experience)
+                policy_metrics, critic_metrics = gather(
+                    w.policy.update(experience_ref, state.kl.coef, seed), w.critic.update(experience_ref, seed))
+            with timer("sync"):
+                reports = sync(w, inputs, version=step)
+            rollout_metrics["kl_coef"] = state.kl.coef
+            state.kl.update(rollout_metrics["kl_sum_mean"], len(completions))
+            state.complete(step)
+            evaluation: dict[str, float] = {}
+            if due(step, config.evaluation.every, config.steps):
+                with timer("evaluate"):
+                    evaluation, rows = evaluate(config, inputs, w)
+                tracker.log_samples(step, rows)
+            metrics = named("rollout", rollout_metrics) | named("policy", policy_metrics) | named("critic", critic_metrics)
+            metrics |= named("source", {name: float(part.mean()) for name, part in scores.parts.items()})
+            metrics |= named("sync", sync_metrics(reports)) | named("eval", evaluation) | named("time", timer.seconds)
+            metrics["rollout/tokens_per_second"] = float(batch.lengths.sum()) / timer.seconds["generate"]
+            tracker.log(step, metrics)
+            tracker.log_samples(step, sample_rows(completions, texts, scores)[:SAMPLE_ROWS])
+            if due(step, config.checkpoint.every, config.steps):
+                check_reference(state, w)
+                state.save(config, w)
+    return metrics
+
+
+def sync(w: Workers, inputs: PpoInputs, version: int) -> list[SyncReport]:
+    """Every rollout engine takes over the policy's current weights."""
+    return w.rollout.sync(w.policy.export_weights(version, inputs.probe_ids))
+
+
+def due(step: int, every: int | None, last: int) -> bool:
+    """Every `every` steps, and at the last one."""
+    return step == last or (every is not None and step % every == 0)
+
+
+def named(group: str, metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics as `group/name`."""
+    return {f"{group}/{name}": value for name, value in metrics.items()}
+
+
+def sync_metrics(reports: list[SyncReport]) -> dict[str, float]:
+    """The slowest engine's seconds, the widest probe gap, the bytes one engine pulled."""
+    return {"seconds": max(r.seconds for r in reports), "probe_gap": max(r.probe_gap for r in reports),
+            "bytes": float(max(r.bytes for r in reports))}

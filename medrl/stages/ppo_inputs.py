@@ -1,0 +1,86 @@
+"""What the driver reads and checks before any worker starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medrl.config.common import ModelConfig
+from medrl.config.ppo import PpoConfig
+from medrl.data.chat import check_tokenizer, decode_answer, end_token_ids
+from medrl.data.prompts import PromptStream, build_prompts
+from medrl.errors import ConfigError
+from medrl.models.export import load_calibration
+from medrl.models.loading import check_model_dir, load_tokenizer
+from medrl.rollout.base import GenerateRequest, request_seed
+from medrl.types import Completion, Prompt, ScoreRequest
+from medrl.workers.launch import LaunchInputs
+from medrl.workers.scorers import load_function
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PpoInputs:
+    """Tokenizer, prompts and what the workers need to know of them."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptStream
+    eval_prompts: list[Prompt]
+    launch: LaunchInputs
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+
+    @property
+    def probe_ids(self) -> tuple[int, ...]:
+        """A fixed sequence, at least a few tokens long, that every weight sync is probed with."""
+        return self.eval_prompts[0].ids[:64] if self.eval_prompts else tuple(range(8))
+
+    def score_requests(self, completions: list[Completion]) -> list[ScoreRequest]:
+        """Completions as text, for scorers with tokenizers of their own."""
+        return [ScoreRequest(c.prompt.messages, decode_answer(self.tokenizer, c.ids), c.finish == "stop") for c in completions]
+
+
+def prepare(config: PpoConfig) -> PpoInputs:
+    """Read the data and check models, tokenizers and lengths. Raises ConfigError, DataError or ModelError."""
+    check_model_dir(config.model.path)
+    _check_context(config)
+    calibrations = {}
+    for source in config.reward.sources:
+        if source.model:
+            check_model_dir(source.model)
+            check_tokenizer(load_tokenizer(ModelConfig(path=source.model)))
+            calibration = load_calibration(source.model) if config.algorithm.reward.calibrate else None
+            if calibration:
+                calibrations[source.name] = calibration
+        else:
+            load_function(source)
+    tokenizer = load_tokenizer(config.model)
+    check_tokenizer(tokenizer)
+    prompts = build_prompts(config.data.prompts, tokenizer, config.data)
+    eval_prompts = build_prompts(config.data.eval_prompts, tokenizer, config.data) if config.data.eval_prompts else []
+    updates = config.steps * config.algorithm.epochs * config.algorithm.mini_batches
+    return PpoInputs(
+        tokenizer, PromptStream(prompts, config.data.batch_size, config.seed, config.data.shuffle),
+        eval_prompts[:config.evaluation.max_prompts], LaunchInputs(end_token_ids(tokenizer), updates, calibrations))
+
+
+def _check_context(config: PpoConfig) -> None:
+    """Prompt plus answer must fit the model's positions."""
+    path = Path(config.model.path) / "config.json"
+    limit = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings") if path.is_file() else None
+    if limit and config.max_model_len > limit:
+        raise ConfigError("prompt and answer do not fit the model's context",
+                          limit=f"data.max_prompt_tokens + sampling.max_tokens ≤ {limit}", got=str(config.max_model_len),
+                          remedy="lower data.max_prompt_tokens or sampling.max_tokens")
+
+
+def rollout_requests(config: PpoConfig, step: int, prompts: list[Prompt]) -> list[GenerateRequest]:
+    """samples_per_prompt requests a prompt, each with its own seed."""
+    return [GenerateRequest(prompt, sample, request_seed(config.seed, step, prompt.id, sample))
+            for prompt in prompts for sample in range(config.data.samples_per_prompt)]

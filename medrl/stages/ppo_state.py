@@ -1,0 +1,84 @@
+"""The loop's own state, and the checkpoints of a PPO run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medrl import checkpoint
+from medrl.algo.kl import KlController
+from medrl.config.ppo import PpoConfig
+from medrl.data.prompts import PromptStream
+from medrl.errors import ConfigError
+from medrl.workers.group import gather
+from medrl.workers.launch import Workers
+
+# A resumed run may differ from the saved one in these and in nothing else.
+FREE_KEYS = ("output_dir", "name", "ray", "checkpoint", "evaluation", "tracking", "timeouts")
+
+
+@dataclass
+class LoopState:
+    """What the controller knows after a whole number of steps."""
+
+    prompts: PromptStream
+    kl: KlController
+    step: int = 0
+    evaluation_before: dict[str, float] = field(default_factory=dict)
+    canary: list[float] = field(default_factory=list)
+    canary_tolerance: float = 0.0  # bit-identical within a process, 1e-5 after a resume
+    _snapshot: dict = field(default_factory=dict)
+
+    def complete(self, step: int) -> None:
+        """Step `step` is done: what `save` writes from now on, even if a later step breaks off half-way."""
+        self.step = step
+        self._snapshot = {"step": step, "prompts": self.prompts.state(), "kl": self.kl.state(),
+                          "evaluation_before": self.evaluation_before, "canary": self.canary}
+
+    def save(self, config: PpoConfig, workers: Workers) -> Path:
+        """Write a complete checkpoint of the last finished step."""
+        def write(path: Path) -> None:
+            gather(workers.policy.save(str(path / "policy")), workers.critic.save(str(path / "critic")))
+
+        meta = self._snapshot | {"config": config_fingerprint(config)}
+        return checkpoint.save(checkpoint_root(config), self.step, write, config.checkpoint.keep_last, meta)
+
+    def restore(self, config: PpoConfig, workers: Workers, report: Callable[[str], None] = print) -> bool:
+        """Continue from the newest complete checkpoint; False when there is none."""
+        found = checkpoint.latest(checkpoint_root(config))
+        if found is None:
+            report(f"no checkpoint under {checkpoint_root(config)}: starting from step 0")
+            return False
+        step, path, meta = found
+        if step >= config.steps:
+            raise ConfigError(f"the run is complete: its newest checkpoint is of step {step}", limit=f"a checkpoint before step {config.steps}",
+                              remedy="nothing is left to do; train on by starting a new run from its merged model")
+        checkpoint.check_config(meta["config"], config_fingerprint(config))
+        gather(workers.policy.load(str(path / "policy")), workers.critic.load(str(path / "critic")))
+        self.prompts.load(meta["prompts"])
+        self.kl.load(meta["kl"])
+        self.evaluation_before, self.canary, self.canary_tolerance = meta["evaluation_before"], meta["canary"], 1e-5
+        self.complete(step)
+        report(f"continuing after step {step} from {path}")
+        return True
+
+    def export(self, config: PpoConfig) -> Path:
+        """Copy the newest checkpoint's trained part to <run>/adapter (LoRA) or <run>/model; returns that folder."""
+        found = checkpoint.latest(checkpoint_root(config))
+        assert found is not None  # the last step always saves
+        kind = "adapter" if config.lora else "model"
+        target = Path(config.run_dir) / kind
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(found[1] / "policy" / kind, target)
+        return target
+
+
+def checkpoint_root(config: PpoConfig) -> Path:
+    return Path(config.run_dir) / "checkpoints"
+
+
+def config_fingerprint(config: PpoConfig) -> dict:
+    """The part of the config that a resumed run must share with the saved one."""
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in FREE_KEYS}

@@ -1,0 +1,54 @@
+"""Connecting to Ray: a running cluster, or a local one that lives as long as the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from medrl.config.common import RayConfig
+from medrl.errors import WorkerError
+
+# Ray reads these when it is imported, so they must be in place before that. Token authentication stays on unless
+# the user said otherwise; the warning-free defaults below never override what is set.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+
+import ray  # noqa: E402
+
+
+@contextmanager
+def connect(config: RayConfig, cpus: float = 1.0) -> Iterator[None]:
+    """Ray is initialised inside the block.
+
+    An initialised Ray is used as it is and left running. Otherwise the cluster at `config.address` (or RAY_ADDRESS)
+    is joined; without one a local cluster starts and is shut down at the end. A local cluster offers at least `cpus`
+    logical CPUs, so that all roles fit on a small machine: they take turns more than they compete.
+
+    Raises WorkerError when the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level="warning")
+        else:
+            logical = config.num_cpus or max(os.cpu_count() or 1, int(-(-cpus // 1)))
+            ray.init(num_cpus=logical, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise WorkerError(
+            "cannot connect to Ray", limit=f"a cluster at {address}" if address else "a local cluster", got=str(error)[:500],
+            remedy="check ray.address (or RAY_ADDRESS) and the token; unset both for a local cluster") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_local_cluster() -> bool:
+    """True when all of the cluster is this machine."""
+    return len([node for node in ray.nodes() if node["Alive"]]) == 1

@@ -1,0 +1,138 @@
+"""The policy learner on Ray: one worker a rank, and the group the loop talks to."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ray
+
+from medrl.config.ppo import PpoConfig
+from medrl.types import Experience, RolloutBatch, Weights
+from medrl.workers.group import Pending, WorkerGroup
+from medrl.workers.runtime import prepare_worker, stack_rows
+
+if TYPE_CHECKING:
+    from medrl.learner.policy import DeepSpeedPolicy
+
+
+class LearnerWorker:
+    """What policy and critic ranks share: joining the process group."""
+
+    def __init__(self, config: PpoConfig, rank: int, world: int, threads: int) -> None:
+        prepare_worker(threads, seed=config.seed)
+        self.config, self.rank, self.world = config, rank, world
+
+    def address(self) -> tuple[str, int]:
+        """Host and a free port for rank 0's rendezvous."""
+        with socket.socket() as s:
+            s.bind(("", 0))
+            return ray.util.get_node_ip_address(), s.getsockname()[1]
+
+    def join(self, host: str, port: int) -> None:
+        from medrl.learner.engine import init_process
+
+        init_process(self.rank, self.world, host, port, self.config.timeouts.collective)
+
+
+@ray.remote
+class PolicyWorker(LearnerWorker):
+    """One rank of the policy's DeepSpeed engine."""
+
+    learner: DeepSpeedPolicy
+
+    def start(self, host: str, port: int, total_updates: int) -> dict:
+        """Join the group and build the engine; returns what the run records about it."""
+        from medrl.learner.policy import DeepSpeedPolicy
+
+        self.join(host, port)
+        self.learner = DeepSpeedPolicy(self.config, total_updates)
+        return self.learner.describe()
+
+    def logprobs(self, batch: RolloutBatch) -> np.ndarray:
+        return self.learner.logprobs(_own(batch, self.rank, self.world))
+
+    def ref_logprobs(self, batch: RolloutBatch) -> np.ndarray:
+        return self.learner.ref_logprobs(_own(batch, self.rank, self.world))
+
+    def reference_canary(self) -> list[float]:
+        return self.learner.reference_canary()
+
+    def update(self, experience: Experience, kl_coef: float, seed: int) -> dict[str, float]:
+        return self.learner.update(experience, kl_coef, seed)
+
+    def export_weights(self, version: int, probe_ids: tuple[int, ...]) -> Weights | None:
+        from medrl.weight_sync.publisher import make_weights
+
+        exported = self.learner.export_weights(probe_ids)
+        return None if exported is None else make_weights(version, *exported)
+
+    def save(self, path: str) -> None:
+        self.learner.save(path)
+
+    def load(self, path: str) -> None:
+        self.learner.load(path)
+
+
+def _own(batch: RolloutBatch, rank: int, world: int) -> RolloutBatch:
+    from medrl.learner.schedule import rank_rows
+
+    return batch.rows(rank_rows(np.arange(len(batch.ids)), rank, world))
+
+
+class LearnerGroup(WorkerGroup):
+    """Calls that policy and critic share. Every call reaches all ranks: they run collectives together."""
+
+    def __init__(self, role: str, handles: list, placement, config: PpoConfig) -> None:
+        super().__init__(role, handles, placement)
+        self.timeouts = config.timeouts
+
+    def start(self, total_updates: int) -> Pending[dict]:
+        host, port = self.pending([self.handles[0].address.remote()], "start", self.timeouts.start).result()
+        return self.pending([h.start.remote(host, port, total_updates) for h in self.handles], "start", self.timeouts.start)
+
+    def save(self, path: str) -> Pending[None]:
+        return self.pending([h.save.remote(path) for h in self.handles], "checkpoint", self.timeouts.checkpoint)
+
+    def load(self, path: str) -> Pending[None]:
+        return self.pending([h.load.remote(path) for h in self.handles], "restore", self.timeouts.checkpoint)
+
+
+class PolicyGroup(LearnerGroup):
+    """The policy learner's ranks."""
+
+    def logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
+        """[B, T] log-probs of the current policy."""
+        return self.pending([h.logprobs.remote(batch) for h in self.handles], "log-probs", self.timeouts.score, stack_rows)
+
+    def ref_logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
+        """[B, T] log-probs with the adapter off."""
+        return self.pending([h.ref_logprobs.remote(batch) for h in self.handles], "reference log-probs", self.timeouts.score, stack_rows)
+
+    def reference_canary(self) -> Pending[list[float]]:
+        """Reference log-probs of a fixed sequence: they must never change."""
+        return self.pending([h.reference_canary.remote() for h in self.handles], "reference canary", self.timeouts.score)
+
+    def update(self, experience: ray.ObjectRef, kl_coef: float, seed: int) -> Pending[dict[str, float]]:
+        """One PPO update; metrics over all ranks."""
+        return self.pending([h.update.remote(experience, kl_coef, seed) for h in self.handles], "update", self.timeouts.update)
+
+    def export_weights(self, version: int, probe_ids: tuple[int, ...]) -> ray.ObjectRef:
+        """A reference to the Weights of rank 0. They stay in the object store until a rollout worker pulls them."""
+        refs = [h.export_weights.remote(version, probe_ids) for h in self.handles]
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=self.timeouts.sync, fetch_local=False)
+        if len(done) < len(refs):
+            self.pending(refs, "weight export", 0.0).result()
+        return refs[0]
+
+
+class SharedReference:
+    """The reference as the policy workers' base with the adapter off: no weights of its own."""
+
+    def __init__(self, policy: PolicyGroup) -> None:
+        self._policy = policy
+
+    def logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
+        """[B, T] reference log-probs."""
+        return self._policy.ref_logprobs(batch)

@@ -1,0 +1,56 @@
+"""The pool of stateless scoring workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import ray
+
+from medrl.config.ppo import PpoConfig
+from medrl.types import ScoreRequest, Scores
+from medrl.workers.group import Pending, WorkerGroup
+from medrl.workers.runtime import prepare_worker, split_evenly
+
+
+@ray.remote
+class RewardWorker:
+    """Holds every reward source of the run."""
+
+    def __init__(self, config: PpoConfig, threads: int) -> None:
+        prepare_worker(threads, seed=config.seed)
+        self.config = config
+
+    def start(self) -> None:
+        from medrl.workers.scorers import make_scorer
+
+        pool = self.config.reward
+        self.scorers = {source.name: make_scorer(source, pool) for source in pool.sources}
+
+    def score(self, requests: list[ScoreRequest]) -> dict[str, np.ndarray]:
+        return {name: scorer(requests) for name, scorer in self.scorers.items()}
+
+
+class RewardPool(WorkerGroup):
+    """Answers are shared out evenly; scores come back in order."""
+
+    def __init__(self, handles: list, placement, config: PpoConfig, calibrations: dict[str, tuple[float, float]]) -> None:
+        super().__init__("reward", handles, placement)
+        self.timeouts = config.timeouts
+        self.weights = {source.name: source.weight for source in config.reward.sources}
+        self.calibrations = calibrations
+
+    def start(self) -> Pending[None]:
+        return self.pending([h.start.remote() for h in self.handles], "start", self.timeouts.start)
+
+    def score(self, requests: list[ScoreRequest]) -> Pending[Scores]:
+        """[B] weighted sums of the sources' calibrated scores, and each source's own raw ones."""
+        slices = [s for s in split_evenly(len(requests), len(self.handles)) if s.stop > s.start]
+        refs = [h.score.remote(requests[s]) for h, s in zip(self.handles, slices, strict=False)]
+        return self.pending(refs, "scoring", self.timeouts.score, self._combine)
+
+    def _combine(self, results: list[dict[str, np.ndarray]]) -> Scores:
+        parts = {name: np.concatenate([result[name] for result in results]) for name in self.weights}
+        total = np.zeros_like(next(iter(parts.values())))
+        for name, weight in self.weights.items():
+            mean, std = self.calibrations.get(name, (0.0, 1.0))
+            total += np.float32(weight) * (parts[name] - np.float32(mean)) / np.float32(std)
+        return Scores(total, parts)

@@ -1,0 +1,29 @@
+"""What every worker process does first, and how row-split results come together."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+
+def prepare_worker(threads: int, seed: int) -> None:
+    """Threads and seeds of this process. Must run before torch is imported: OpenMP reads its variable only once."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+
+
+def stack_rows(parts: list[np.ndarray]) -> np.ndarray:
+    """Rows of consecutive ranks as one [B, T] array; each part may be trimmed to its own width."""
+    width = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts])
+
+
+def split_evenly(n: int, parts: int) -> list[slice]:
+    """Consecutive slices of 0 … n-1, their sizes differing by at most one."""
+    edges = [n * i // parts for i in range(parts + 1)]
+    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]

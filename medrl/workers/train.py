@@ -1,0 +1,117 @@
+"""Ray Train: one function on N workers that share a torch.distributed process group."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import medrl.workers.cluster  # noqa: F401 - sets what Ray reads when it is imported
+import ray
+from ray.train import FailureConfig, LoggingConfig, RunConfig, TrainingFailedError
+from ray.train import ScalingConfig as RayScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from medrl.config.common import ScalingConfig
+from medrl.errors import MedrlError, WorkerError
+from medrl.workers.placement import RolePlan, check_fits
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Job = TypeVar("Job")
+START_TIMEOUT_S = 600  # placing and starting the workers
+COLLECTIVE_TIMEOUT_S = 1800  # one torch.distributed operation
+
+# TRL reports its use to the hub unless told not to; nothing of a medical training run may leave the cluster.
+WORKER_ENV = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def launch(
+    loop: Callable[[Job, dict[str, pa.Table]], dict], job: Job, tables: dict[str, pa.Table], scaling: ScalingConfig,
+    folder: Path, watch: Callable[[], None],
+) -> dict:
+    """Run `loop(job, tables)` on every worker; return what rank 0 returned.
+
+    The tables travel through the object store, one copy a node. `folder` must be on storage that every worker sees.
+    `watch` is called about once a second while the workers run. A MedrlError of a worker is raised here as it is;
+    anything else that ends a worker is a WorkerError.
+    """
+    check_fits({"train": RolePlan("train", scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker,
+                                  scaling.threads_per_worker, "PACK")})
+    references = {name: ray.put(table) for name, table in tables.items()}
+
+    def run(config: dict) -> dict:
+        _set_threads(scaling.threads_per_worker)
+        return loop(config["job"], {name: ray.get(reference) for name, reference in config["tables"].items()})
+
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_TIMEOUT_S)
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # also how long the end of a run goes unnoticed
+    trainer = TorchTrainer(
+        run, train_loop_config={"job": job, "tables": references},
+        scaling_config=RayScalingConfig(
+            num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0,
+            resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})),
+        run_config=RunConfig(
+            name="ray_train", storage_path=str(folder), worker_runtime_env={"env_vars": WORKER_ENV},
+            # Without a limit the controller would start failing workers for ever.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            logging_config=LoggingConfig(log_level="ERROR")),
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S))
+    try:
+        return _fit(trainer, watch).return_value
+    except TrainingFailedError as error:
+        raise _cause(error) from None
+    finally:
+        shutil.rmtree(folder / "ray_train", ignore_errors=True)
+
+
+def device() -> Any:
+    """The torch device of this training worker."""
+    return ray.train.torch.get_device()
+
+
+def _set_threads(threads: int | None) -> None:
+    """Torch threads of this worker: as configured, or its share of the machine's cores."""
+    import torch
+
+    share = len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(threads or max(1, share))
+
+
+def _fit(trainer: TorchTrainer, watch: Callable[[], None]) -> Any:
+    """`trainer.fit()` in a thread of its own: on the main thread Ray Train would take SIGINT over for good."""
+    outcome: Future = Future()
+
+    def target() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=target, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(1.0)
+        watch()
+    return outcome.result()
+
+
+def _cause(error: TrainingFailedError) -> MedrlError:
+    """The first worker's own error if it is one of ours."""
+    if isinstance(error, WorkerGroupError):
+        ours = [failure for _, failure in sorted(error.worker_failures.items()) if isinstance(failure, MedrlError)]
+        if ours:
+            return ours[0]
+        rank, failure = min(error.worker_failures.items(), default=(0, error))
+        return WorkerError(
+            f"training worker {rank} failed", got=f"{type(failure).__name__}: {failure}"[:2000],
+            remedy="if it died without a Python error it probably ran out of memory: lower training.micro_batch_size")
+    failure = error.controller_failure if isinstance(error, ControllerError) else error
+    return WorkerError("training could not start", limit=f"all workers placed within {START_TIMEOUT_S} s",
+                       got=str(failure)[:2000], remedy="check that the cluster has the CPUs and GPUs that scaling asks for")

@@ -1,0 +1,71 @@
+"""Score shaping and token rewards, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medrl.algo.rewards import shape_scores, token_rewards
+
+ENDED = torch.tensor([True, True, False, False])
+
+
+def shape(raw, ended=ENDED, *, mean=0.0, std=1.0, clip=None, penalty=0.0):
+    return shape_scores(torch.tensor(raw), ended, mean=mean, std=std, clip=clip, missing_eos_penalty=penalty).tolist()
+
+
+def test_calibration():
+    assert shape([1.0, 3.0, 5.0, 7.0], mean=3.0, std=2.0) == [-1, 0, 1, 2]
+
+
+def test_clip_on_both_sides():
+    assert shape([-9.0, -1.0, 1.0, 9.0], clip=2.0) == [-2, -1, 1, 2]
+
+
+def test_the_clip_sees_calibrated_scores():
+    # 13 calibrates to 5, clipped to 2; clipping first would give (2 − 3) / 2
+    assert shape([13.0, 3.0, 13.0, 3.0], mean=3.0, std=2.0, clip=2.0) == [2, 0, 2, 0]
+
+
+def test_the_penalty_comes_after_the_clip():
+    assert shape([9.0, -9.0, 9.0, -9.0], clip=2.0, penalty=1.0) == [2, -2, 1, -3]
+
+
+def test_no_penalty_on_ended_answers():
+    assert shape([1.0, 1.0, 1.0, 1.0], penalty=0.5) == [1, 1, 0.5, 0.5]
+
+
+def test_bf16_scores_are_shaped_in_float32():
+    raw = torch.tensor([1.0], dtype=torch.bfloat16)
+    shaped = shape_scores(raw, torch.tensor([True]), mean=0.001, std=1.0, clip=None, missing_eos_penalty=0.0)
+    assert shaped.dtype == torch.float32 and shaped.item() == pytest.approx(0.999)
+
+
+MASK = torch.tensor([
+    [0, 0, 1, 1, 0],  # padded on the right
+    [0, 0, 0, 1, 1],  # ends with the array
+    [0, 1, 0, 0, 0],  # length 1
+    [0, 0, 0, 0, 0],  # nothing
+])
+
+
+def test_score_on_the_last_token_and_kl_on_every_token():
+    kl = torch.full((4, 5), 2.0)
+    kl[0, 3] = -1.0  # an estimate may be negative
+    rewards = token_rewards(torch.tensor([10.0, 20.0, 30.0, 40.0]), kl, MASK, 0.5)
+    assert rewards.tolist() == [
+        [0, 0, -1, 10.5, 0],
+        [0, 0, 0, -1, 19],
+        [0, 29, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
+
+
+def test_no_leash():
+    rewards = token_rewards(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.full((4, 5), float("nan")).where(MASK == 0, torch.ones(())), MASK, 0.0)
+    assert rewards.sum(1).tolist() == [1, 2, 3, 0]
+
+
+def test_a_mask_with_a_hole_still_has_one_last_token():
+    rewards = token_rewards(torch.tensor([5.0]), torch.zeros(1, 5), torch.tensor([[1, 0, 1, 0, 0]]), 1.0)
+    assert rewards.tolist() == [[0, 0, 5, 0, 0]]
