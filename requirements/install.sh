@@ -20,9 +20,9 @@ find_python() {
 python=$(find_python)
 [ -n "$python" ] || fail "no Python 3.11, 3.12 or 3.13 found; install one, or name it: make setup PYTHON=/path/to/python3"
 "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "$python cannot make environments; install its venv module (Debian, Ubuntu: apt-get install python3-venv)"
-command -v g++ >/dev/null || fail "no C++ compiler (g++), which DeepSpeed and PyTorch need for their CPU kernels (Debian, Ubuntu: apt-get install g++)"
+command -v g++ >/dev/null || fail "no C++ compiler (g++), which PyTorch needs for its CPU kernels (Debian, Ubuntu: apt-get install g++)"
 headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-[ -f "$headers/Python.h" ] || fail "no $headers/Python.h, which DeepSpeed needs for its CPU kernels (Debian, Ubuntu: apt-get install python3-dev)"
+[ -f "$headers/Python.h" ] || fail "no $headers/Python.h, which PyTorch needs for its CPU kernels (Debian, Ubuntu: apt-get install python3-dev)"
 
 # An environment whose Python was moved, removed or replaced by another version is made anew.
 wanted=$("$python" -c 'import sys; print(*sys.version_info[:2])')
@@ -50,12 +50,10 @@ uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes \
 uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 
 say "compiling bytecode"
-# Without it every worker process would compile torch, transformers and vLLM for itself whenever it starts.
-python -m compileall -q -q -j 0 .venv/lib || true
-
-say "compiling DeepSpeed's shared-memory kernel"
-# Only saves the first run its compilation.
-python requirements/prebuild.py >.venv/prebuild.log 2>&1 || say "not compiled (see .venv/prebuild.log); the first run will try again"
+# Without it every worker process would compile torch, transformers and vLLM for itself whenever it starts. What no
+# worker imports is left out.
+seldom='/(tests|testing/_internal|rllib|pip/_vendor|sympy/physics|pygments/lexers)/|/transformers/models/(?!auto/|qwen|llama)'
+python -m compileall -qq -j 0 -x "$seldom" .venv/lib || true  # some packages ship templates that are not valid Python
 
 touch .venv/.stamp
 say "ready: .venv"

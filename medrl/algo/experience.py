@@ -1,4 +1,4 @@
-"""From a scored rollout batch to the experience one PPO update learns from. Runs on the controller, on the whole batch."""
+"""From a scored rollout batch to the experience of one PPO update: on the controller, the whole batch at once."""
 
 from __future__ import annotations
 
@@ -28,19 +28,17 @@ def make_experience(
     *,
     algorithm: AlgorithmConfig,
     kl_coef: float,
-    calibration: tuple[float, float] | None,
 ) -> tuple[Experience, dict[str, float]]:
     """Shape the scores, put KL and score on the tokens, estimate and whiten the advantages.
 
-    `raw_scores` [B]; `logprobs`, `ref_logprobs`, `values` [B, T], the learner's before the update (values: zeros
-    without a critic); `last_values` [B], V after the last token, needed by `bootstrap_truncated`; `calibration` the
-    (mean, std) that raw scores are standardised with, None to leave them. Also returns the batch's metrics.
+    `raw_scores` [B], the scorers' calibrated sums; `logprobs`, `ref_logprobs`, `values` [B, T], the learner's before
+    the update (values: zeros without a critic); `last_values` [B], V after the last token, needed by
+    `bootstrap_truncated`. Also returns the batch's metrics.
     """
     mask, ended = _tensor(batch.response_mask), _tensor(batch.ended)
     new, ref, engine, v = (_tensor(x) for x in (logprobs, ref_logprobs, batch.engine_logprobs, values))
-    mean, std = calibration if calibration and algorithm.reward.calibrate else (0.0, 1.0)
     scores = shape_scores(
-        _tensor(raw_scores).float(), ended, mean=mean, std=std, clip=algorithm.reward.clip,
+        _tensor(raw_scores).float(), ended, clip=algorithm.reward.clip,
         missing_eos_penalty=algorithm.reward.missing_eos_penalty,
     )
     kl = kl_estimate(new, ref, algorithm.kl.estimator)

@@ -50,6 +50,8 @@ def _aligned(function: Callable[..., Tensor], logits: Tensor, *per_position: Ten
     b, t, v = logits.shape
     size = max(1, _CHUNK_ELEMENTS // v)
     flat = [x.reshape(b * t, *x.shape[2:]).split(size) for x in (logits, *per_position)]
-    parts = [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in zip(*flat, strict=True)]
+    parts = [
+        checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in zip(*flat, strict=True)
+    ]
     predicted = torch.cat(parts).view(b, t)
     return torch.cat([torch.zeros_like(predicted[:, :1]), predicted[:, :-1]], dim=1)

@@ -160,7 +160,10 @@ def merge_stats(parts: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def finish_stats(summed: dict[str, float]) -> dict[str, float]:
-    """Merged sums to metrics: token means, maxima, and the explained variance 1 − Var(R − V) / Var(R) (0 if Var(R) = 0)."""
+    """Merged sums to metrics: token means, maxima, and the explained variance 1 − Var(R − V) / Var(R).
+
+    Without any response token, and for returns without variance, they are 0.
+    """
     count = max(summed["tokens"], 1.0)
     metrics = {name: v if name.endswith("_max") else v / count for name, v in summed.items() if name != "tokens"}
     if "returns_square" in metrics:

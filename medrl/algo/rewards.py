@@ -8,15 +8,13 @@ from torch import Tensor
 from medrl.algo.masking import at_least_float32
 
 
-def shape_scores(
-    raw: Tensor, ended: Tensor, *, mean: float, std: float, clip: float | None, missing_eos_penalty: float
-) -> Tensor:
-    """Raw scores [B] → shaped scores [B], in this order: calibrate, clip, penalise.
+def shape_scores(raw: Tensor, ended: Tensor, *, clip: float | None, missing_eos_penalty: float) -> Tensor:
+    """Scores [B], calibrated where their scorers are, → shaped scores [B]: clipped first, then penalised.
 
-    (raw − mean) / std, clipped to ± `clip`; then `missing_eos_penalty` off an answer whose `ended` [B] is False. The
-    penalty comes last so that the clip cannot swallow it. Stiennon 2020 (calibration), Huang 2024 (missing end token).
+    Clipped to ± `clip`; then `missing_eos_penalty` off an answer whose `ended` [B] is False. The penalty comes last so
+    that the clip cannot swallow it (Huang 2024).
     """
-    scores = (at_least_float32(raw) - mean) / std
+    scores = at_least_float32(raw)
     if clip is not None:
         scores = scores.clamp(-clip, clip)
     return torch.where(ended.bool(), scores, scores - missing_eos_penalty)

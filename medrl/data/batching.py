@@ -35,4 +35,4 @@ def micro_batches(lengths: Sequence[int] | np.ndarray, size: int) -> list[np.nda
     Every row is in exactly one group; the longest come first, so that too large a `size` fails at once.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    return [order[start:start + size] for start in range(0, len(order), size)]
+    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -24,12 +24,15 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.eos_token_id is None:
         raise ConfigError("the tokenizer has no eos_token", remedy="set eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
-        raise ConfigError("the tokenizer has no pad_token", remedy="set pad_token in tokenizer_config.json to a token of its own")
+        raise ConfigError(
+            "the tokenizer has no pad_token", remedy="set pad_token in tokenizer_config.json to a token of its own"
+        )
     if tokenizer.pad_token_id in end_token_ids(tokenizer):
         raise ConfigError(
             "the tokenizer's pad_token also ends answers: the model could not learn to stop",
             got=f"pad_token_id {tokenizer.pad_token_id}, end tokens {end_token_ids(tokenizer)}",
-            remedy="set pad_token in tokenizer_config.json to a token that is used for nothing else")
+            remedy="set pad_token in tokenizer_config.json to a token that is used for nothing else",
+        )
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
@@ -46,8 +49,10 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
     return _encode_turns(tokenizer, messages, header=False)
 
 
-def encode_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str, ended: bool) -> list[int]:
-    """Token ids of the prompt and an answer to it: what a reward model reads. Only an `ended` answer gets its end token."""
+def encode_answer(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str, ended: bool
+) -> list[int]:
+    """Token ids of prompt and answer, with the end token if the answer `ended`: what a reward model reads."""
     end = [end_token_ids(tokenizer)[0]] if ended else []
     return encode_prompt(tokenizer, messages) + _encode(tokenizer, answer) + end
 
@@ -56,29 +61,35 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str
     """Text of a generated answer up to its end token, without special tokens."""
     ends = set(end_token_ids(tokenizer))
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return tokenizer.decode(list(ids[:length]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(tokenizer.decode(list(ids[:length]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Tokens that end an answer: the one the chat template writes, then the tokenizer's eos_token if that is another."""
-    end = tokenizer.convert_tokens_to_ids(_end_token(tokenizer))
-    eos = tokenizer.eos_token_id
-    return (end,) if eos is None or eos == end else (end, eos)
+    """Tokens that end an answer: the one the chat template writes, then the tokenizer's eos_token if it is another."""
+    tokens = [_end_token(tokenizer), tokenizer.eos_token]
+    return tuple(dict.fromkeys(_token_id(tokenizer, str(token)) for token in tokens if token is not None))
+
+
+def _token_id(tokenizer, token: str) -> int:
+    return tokenizer.convert_tokens_to_ids(token)
 
 
 def _end_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """The special token that the template writes after an answer."""
     answer = "An answer."
-    text = _render(tokenizer, [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}], header=False)
+    turns = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}]
+    text = _render(tokenizer, turns, header=False)
     _, found_answer, after = text.rpartition(answer)
     if not found_answer:
         raise ConfigError("the chat template rewrites answers", remedy="use a template that writes answers as they are")
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     found = next((token for token in _encode(tokenizer, after) if token in special), None)
     if found is None:
-        raise ConfigError("the chat template writes no special token after an answer: the model could not learn to stop",
-                          remedy="end the assistant's turn with eos_token in chat_template.jinja")
-    return tokenizer.convert_ids_to_tokens(found)
+        raise ConfigError(
+            "the chat template writes no special token after an answer: the model could not learn to stop",
+            remedy="end the assistant's turn with eos_token in chat_template.jinja",
+        )
+    return str(tokenizer.convert_ids_to_tokens(found))
 
 
 def _encode_turns(tokenizer, messages: Sequence[Message], *, header: bool) -> tuple[list[int], list[int]]:
@@ -106,13 +117,17 @@ def _answer_span(tokenizer, text: str, messages: Sequence[Message], index: int, 
     before = _render(tokenizer, messages[:index], header=True)
     if not text.startswith(before):
         raise ConfigError(
-            f"the chat template is not prefix-stable: it writes the turns before turn {index} differently once the answer is there",
-            remedy="use a template that writes a turn the same way whatever follows it")
+            f"the chat template is not prefix-stable: it writes the turns before turn {index} differently "
+            "once the answer is there",
+            remedy="use a template that writes a turn the same way whatever follows it",
+        )
     content = text.find(messages[index]["content"].strip(), len(before))
     stop = text.find(end, content + len(messages[index]["content"].strip())) if content >= 0 else -1
     if stop < 0:
-        raise ConfigError(f"the chat template rewrites the answer in turn {index}, or does not end it with {end}",
-                          remedy="use a template that writes answers as they are")
+        raise ConfigError(
+            f"the chat template rewrites the answer in turn {index}, or does not end it with {end}",
+            remedy="use a template that writes answers as they are",
+        )
     return len(before), stop + len(end)
 
 
@@ -122,7 +137,9 @@ def _render(tokenizer, messages: Sequence[Message], *, header: bool) -> str:
         return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=header)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise DataError("the model's chat template refuses a conversation", limit=str(error), got=f"turns: {roles}") from None
+        raise DataError(
+            "the model's chat template refuses a conversation", limit=str(error), got=f"turns: {roles}"
+        ) from None
 
 
 def _encode(tokenizer, text: str) -> list[int]:
@@ -131,5 +148,7 @@ def _encode(tokenizer, text: str) -> list[int]:
 
 def _require_template(tokenizer) -> None:
     if not tokenizer.chat_template:
-        raise ConfigError("the tokenizer has no chat template",
-                          remedy="add chat_template.jinja to the model directory, or set model.tokenizer to a tokenizer that has one")
+        raise ConfigError(
+            "the tokenizer has no chat template",
+            remedy="add chat_template.jinja to the model directory, or set model.tokenizer to a tokenizer that has one",
+        )

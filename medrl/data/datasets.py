@@ -27,10 +27,14 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            why = (
+                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            )
             raise _bad_row(path, number, f"not valid JSON ({why})", "write one JSON object on each line") from None
         if not isinstance(row, dict):
-            raise _bad_row(path, number, f"a row must be a JSON object, got {_kind(row)}", "write one JSON object on each line")
+            raise _bad_row(
+                path, number, f"a row must be a JSON object, got {_kind(row)}", "write one JSON object on each line"
+            )
         yield number, row
     if empty:
         raise _empty_file(path)
@@ -56,12 +60,12 @@ def read_texts(path: str | Path) -> list[str]:
 
 
 def read_conversations(path: str | Path) -> list[tuple[Message, ...]]:
-    """Conversations for SFT, under `messages` or `conversations`; the last turn is the assistant's. Raises DataError."""
+    """Conversations for SFT, under `messages` or `conversations`; the last turn is the assistant's."""
     return _read_rows(path, lambda row: _ending_with("assistant", _messages(row)))
 
 
 def read_pairs(path: str | Path) -> list[PreferencePair]:
-    """Preference pairs: a conversation (`messages`, `conversations` or `prompt`), `chosen` and `rejected`. Raises DataError."""
+    """Preference pairs: `messages`, `conversations` or `prompt`, with `chosen` and `rejected`. Raises DataError."""
     return _read_rows(path, _pair)
 
 
@@ -78,10 +82,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 try:
                     yield number, raw.decode("utf-8")
                 except UnicodeDecodeError as error:
-                    raise _bad_row(path, number, f"not valid UTF-8 (byte {error.start} of the line)",
-                                   "save the file as UTF-8") from None
+                    raise _bad_row(
+                        path, number, f"not valid UTF-8 (byte {error.start} of the line)", "save the file as UTF-8"
+                    ) from None
     except FileNotFoundError:
-        raise DataError(f"no data file at {path}", remedy="check the path in the config; it is relative to where medrl was started") from None
+        raise DataError(
+            f"no data file at {path}", remedy="check the path in the config; it is relative to where medrl was started"
+        ) from None
     except OSError as error:
         raise DataError(f"cannot read {path}", got=error.strerror or type(error).__name__) from None
 
@@ -164,7 +171,14 @@ def _kind(value: object) -> str:
     """What a JSON value is, in JSON's words; never the value itself."""
     if value is None:
         return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array", dict: "an object"}
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "an array",
+        dict: "an object",
+    }
     kind = names[type(value)]
     return f"an empty {kind.split()[1]}" if isinstance(value, (list, dict)) and not value else kind
 

@@ -37,8 +37,12 @@ def build_prompts(
         if len(ids) > limit:
             over += 1
             if data.too_long == "error":
-                raise DataError(f"{path}: prompt {row} is longer than data.max_prompt_tokens", limit=f"≤ {limit} tokens", got=f"{len(ids)} tokens",
-                                remedy="raise data.max_prompt_tokens, or set data.too_long to drop, left or right")
+                raise DataError(
+                    f"{path}: prompt {row} is longer than data.max_prompt_tokens",
+                    limit=f"≤ {limit} tokens",
+                    got=f"{len(ids)} tokens",
+                    remedy="raise data.max_prompt_tokens, or set data.too_long to drop, left or right",
+                )
             if data.too_long == "drop":
                 continue
             messages = _cut(tokenizer, messages, limit, data.too_long, where=f"{path}: prompt {row}")
@@ -48,8 +52,11 @@ def build_prompts(
         done = "dropped" if data.too_long == "drop" else f"cut on the {data.too_long}"
         report(f"{path}: {over} of {len(rows)} prompts were longer than {limit} tokens and were {done}")
     if not kept:
-        raise DataError(f"{path}: every prompt is longer than data.max_prompt_tokens", limit=f"≤ {limit} tokens",
-                        remedy="raise data.max_prompt_tokens")
+        raise DataError(
+            f"{path}: every prompt is longer than data.max_prompt_tokens",
+            limit=f"≤ {limit} tokens",
+            remedy="raise data.max_prompt_tokens",
+        )
     names = _names([messages for messages, _ in kept])
     return [Prompt(name, messages, tuple(ids)) for name, (messages, ids) in zip(names, kept, strict=True)]
 
@@ -59,7 +66,7 @@ def _cut(tokenizer, messages: tuple[Message, ...], limit: int, side: str, where:
     text = messages[-1]["content"]
 
     def shortened(chars: int) -> tuple[Message, ...]:
-        part = text[len(text) - chars:] if side == "left" else text[:chars]
+        part = text[len(text) - chars :] if side == "left" else text[:chars]
         return (*messages[:-1], {**messages[-1], "content": part})
 
     low, high = 0, len(text) - 1  # invariant: `low` characters fit, if any number does
@@ -70,8 +77,11 @@ def _cut(tokenizer, messages: tuple[Message, ...], limit: int, side: str, where:
         else:
             high = middle - 1
     if not shortened(low)[-1]["content"].strip():
-        raise DataError(f"{where} does not fit data.max_prompt_tokens even with its last turn cut away", limit=f"≤ {limit} tokens",
-                        remedy="raise data.max_prompt_tokens, or set data.too_long: drop")
+        raise DataError(
+            f"{where} does not fit data.max_prompt_tokens even with its last turn cut away",
+            limit=f"≤ {limit} tokens",
+            remedy="raise data.max_prompt_tokens, or set data.too_long: drop",
+        )
     return shortened(low)
 
 
@@ -96,9 +106,13 @@ class PromptStream:
 
     def __init__(self, prompts: Sequence[Prompt], batch_size: int, seed: int, shuffle: bool) -> None:
         if len(prompts) < batch_size:
-            raise DataError("fewer prompts than data.batch_size", limit=f"≥ {batch_size} prompts", got=f"{len(prompts)}",
-                            remedy="lower data.batch_size (data.samples_per_prompt gives more answers a prompt) or add prompts")
-        self._prompts = list(prompts)
+            raise DataError(
+                "fewer prompts than data.batch_size",
+                limit=f"≥ {batch_size} prompts",
+                got=f"{len(prompts)}",
+                remedy="lower data.batch_size (data.samples_per_prompt gives more answers a prompt) or add prompts",
+            )
+        self.prompts = list(prompts)
         self._batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
@@ -106,7 +120,7 @@ class PromptStream:
 
     def next_batch(self) -> list[Prompt]:
         """The next `batch_size` prompts."""
-        return [self._prompts[index] for index in self._next_indices()]
+        return [self.prompts[index] for index in self._next_indices()]
 
     def state(self) -> dict:
         """Where the stream stands, as plain JSON values."""
@@ -115,8 +129,10 @@ class PromptStream:
     def load(self, state: dict) -> None:
         """Go to where `state` was taken. Raises CheckpointError if that was another stream."""
         if state["fingerprint"] != self._fingerprint():
-            raise CheckpointError("the checkpoint was written with other prompts, batch size, seed or order",
-                                  remedy="resume with the data settings of the run that wrote it")
+            raise CheckpointError(
+                "the checkpoint was written with other prompts, batch size, seed or order",
+                remedy="resume with the data settings of the run that wrote it",
+            )
         self._restart()
         for _ in range(state["batches"]):
             self._next_indices()
@@ -127,7 +143,7 @@ class PromptStream:
         self._queue: list[int] = []
 
     def _next_indices(self) -> list[int]:
-        batch, self._queue = self._queue[:self._batch_size], self._queue[self._batch_size:]
+        batch, self._queue = self._queue[: self._batch_size], self._queue[self._batch_size :]
         if len(batch) < self._batch_size:
             # what the batch already holds goes to the end of the new pass, out of this batch
             order = sorted(self._new_order(), key=set(batch).__contains__)
@@ -137,11 +153,11 @@ class PromptStream:
         return batch
 
     def _new_order(self) -> list[int]:
-        count = len(self._prompts)
+        count = len(self.prompts)
         rng = np.random.default_rng([self._seed, self._passes])
         self._passes += 1
         return rng.permutation(count).tolist() if self._shuffle else list(range(count))
 
     def _fingerprint(self) -> str:
-        settings = json.dumps([[p.id for p in self._prompts], self._batch_size, self._seed, self._shuffle])
+        settings = json.dumps([[p.id for p in self.prompts], self._batch_size, self._seed, self._shuffle])
         return hashlib.sha256(settings.encode("utf-8")).hexdigest()

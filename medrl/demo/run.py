@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from medrl.demo.memory import watch_memory
 from medrl.demo.world import build_world
 from medrl.errors import WorkerError
 from medrl.run_dir import library_versions, write_json
@@ -26,16 +26,19 @@ def run_demo(seed: int, output_dir: str, config_dir: str = "configs/demo") -> di
     Each stage is a process of its own, as it is in real use: memory is freed between stages, and a stage can be run
     again by hand with the very command that is printed. Raises WorkerError when a stage fails.
     """
-    out, console, seconds = Path(output_dir), Console(), {}
-    console.rule("a small medical world")
-    started = time.monotonic()
-    world = build_world(out / "world", seed)
-    seconds["world"] = round(time.monotonic() - started, 1)
-    for stage in STAGES:
-        overrides = [f"seed={seed}", *_paths(stage, out)]
-        seconds[stage] = _medrl(console, stage, f"{config_dir}/{stage}.yaml", *overrides)
-    seconds["merge"] = _medrl(console, "merge", str(out / "ppo/adapter"), "--base", str(out / "sft/merged"), "--out", str(out / "merged"))
-    summary = summarise(out, seconds, world)
+    out, console = Path(output_dir), Console()
+    seconds: dict[str, float] = {}
+    with watch_memory() as peak:
+        console.rule("a small medical world")
+        started = time.monotonic()
+        world = build_world(out / "world", seed)
+        seconds["world"] = round(time.monotonic() - started, 1)
+        for stage in STAGES:
+            overrides = [f"seed={seed}", *_paths(stage, out)]
+            seconds[stage] = _medrl(console, stage, f"{config_dir}/{stage}.yaml", *overrides)
+        adapter, base, merged = (str(out / name) for name in ("ppo/adapter", "sft/merged", "merged"))
+        seconds["merge"] = _medrl(console, "merge", adapter, "--base", base, "--out", merged)
+    summary = summarise(out, seconds, world) | {"peak_memory_gib": round(peak.gib, 2)}
     write_json(out / "summary.json", summary)
     _show(console, out, summary)
     return summary
@@ -89,7 +92,6 @@ def summarise(out: Path, seconds: dict[str, float], world: dict) -> dict:
         },
         "merge_check": merge,
         "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
-        "peak_memory_gib_of_one_process": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
     }
 
 
@@ -111,6 +113,7 @@ def _show(console: Console, out: Path, summary: dict) -> None:
                                             f"({p['gain_in_sft_deviations']:+.2f} deviations)"),
                         ("mean KL", f"{p['mean_kl']:.2f}"), ("answer length", f"{p['length_before']:.1f} → {p['length_after']:.1f} tokens"),
                         ("distinct-2", f"{p['distinct_2_before']:.3f} → {p['distinct_2_after']:.3f}"),
+                        ("peak memory", f"{summary['peak_memory_gib']:.1f} GiB"),
                         ("seconds", ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()))):
         figures.add_row(name, value)
     console.print(figures)

@@ -15,9 +15,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from medrl.config.common import LoraConfig, ModelConfig
 from medrl.config.ppo import LearnerConfig
 from medrl.errors import ConfigError, TrainingError
 from medrl.learner.schedule import lr_factor
+from medrl.models.device import pick_device
 
 Precision = Literal["float32", "adapter", "bfloat16"]
 
@@ -27,6 +29,7 @@ def init_process(rank: int, world: int, master_addr: str, master_port: int, time
 
     Each rank is expected to see one device only, as Ray arranges it. `timeout_s` bounds every collective.
     """
+    device = pick_device()
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0",
         "MASTER_ADDR": master_addr, "MASTER_PORT": str(master_port),
@@ -34,10 +37,10 @@ def init_process(rank: int, world: int, master_addr: str, master_port: int, time
     # Only DeepSpeed's inference kernels use the shared-memory op; building it costs a compiler and a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.set_device(0)
     deepspeed.init_distributed(
-        "nccl" if torch.cuda.is_available() else "gloo",
+        "nccl" if device.type == "cuda" else "gloo",
         timeout=timedelta(seconds=timeout_s), rank=rank, world_size=world, verbose=False,
     )
 
@@ -59,12 +62,14 @@ class TrainEngine:
             weight_decay=settings.weight_decay,
         )
         scheduler = LambdaLR(optimizer, lr_factor(settings.schedule, settings.warmup_steps, total_updates))
-        self.deepspeed, *_ = deepspeed.initialize(
+        initialize: Any = deepspeed.initialize  # annotated more narrowly than what it takes
+        self.deepspeed: Any
+        self.deepspeed, *_ = initialize(
             model=model, optimizer=optimizer, model_parameters=trainable, lr_scheduler=scheduler,
             config=deepspeed_config(config, precision), dist_init_required=False,
         )
         self.optimizer = optimizer
-        self.device = self.deepspeed.device
+        self.device = pick_device()
         self.grad_norm = 0.0
         if config.zero_stage == 0:
             optimizer.register_step_pre_hook(self._clip)
@@ -94,8 +99,8 @@ class TrainEngine:
 
     def discard(self) -> None:
         """Forget the accumulated gradient."""
-        zero = self.deepspeed.optimizer if self.config.zero_stage else None
-        (self.deepspeed if zero is None else zero).zero_grad()
+        zero = self.deepspeed.optimizer
+        zero.zero_grad()
         if self.config.zero_stage == 2:  # keeps its running sums outside the parameters
             zero.averaged_gradients.clear()
             zero.all_grad_tensors.clear()
@@ -117,6 +122,24 @@ class TrainEngine:
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         return int(most)
 
+    def describe(self) -> dict[str, Any]:
+        """Classes really in use, and the size of what trains."""
+        return {
+            "engine": _full_name(self.deepspeed), "optimizer": _full_name(self.deepspeed.optimizer),
+            "zero_stage": self.config.zero_stage, "workers": self.world, "device": str(self.device),
+        }
+
+    def full_tensors(self) -> dict[str, Tensor]:
+        """Parameters and saved buffers by name on rank 0 (CPU copies; tied ones once); empty elsewhere. Collective."""
+        model, tensors = self.deepspeed.module, {}
+        saved = model.state_dict().keys()
+        for name, parameter in model.named_parameters():
+            with self.gathered([parameter]):
+                if self.rank == 0:
+                    tensors[name] = parameter.detach().cpu().clone()
+        buffers = {name: b.cpu().clone() for name, b in model.named_buffers() if name in saved}
+        return tensors | buffers if self.rank == 0 else {}
+
     def gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager:
         """Within it the parameters are whole on every rank (ZeRO 3 holds slices)."""
         return deepspeed.zero.GatheredParameters(parameters, enabled=self.config.zero_stage == 3)
@@ -128,6 +151,11 @@ class TrainEngine:
         if not math.isfinite(norm):
             raise _not_finite("gradient norm", norm)
         self.grad_norm = norm
+
+
+def precision_of(model: ModelConfig, lora: LoraConfig | None) -> Precision:
+    """How to train: see `deepspeed_config`."""
+    return "float32" if model.dtype == "float32" else "adapter" if lora else "bfloat16"
 
 
 def deepspeed_config(config: LearnerConfig, precision: Precision) -> dict[str, Any]:
@@ -154,6 +182,10 @@ def deepspeed_config(config: LearnerConfig, precision: Precision) -> dict[str, A
     if precision == "bfloat16":
         settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     return settings
+
+
+def _full_name(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def _not_finite(what: str, value: float) -> TrainingError:

@@ -1,4 +1,4 @@
-"""Which rows go into which mini-batch, on which rank, at which learning rate. No communication: every rank knows all."""
+"""Which rows go into which mini-batch and onto which rank, and the learning rate. Every rank computes all of it."""
 
 from __future__ import annotations
 

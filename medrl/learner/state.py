@@ -46,11 +46,13 @@ def load_state(engine: TrainEngine, directory: str | Path, *, frozen_too: bool) 
     saved = {key: facts.pop(key) for key in layout}
     if saved != layout:
         raise CheckpointError(
-            f"the checkpoint in {directory} was written by a learner of another shape", limit=str(saved), got=str(layout),
+            f"the checkpoint in {directory} was written by a learner of another shape",
+            limit=str(saved), got=str(layout),
             remedy="resume with the same number of workers and the same zero_stage")
     loaded, _ = engine.deepspeed.load_checkpoint(str(directory / "engine"), tag=_TAG, load_module_strict=frozen_too)
     if loaded is None:
-        raise CheckpointError(f"DeepSpeed found no state in {directory / 'engine'}", remedy="resume from a complete checkpoint")
+        raise CheckpointError(f"DeepSpeed found no state in {directory / 'engine'}",
+                              remedy="resume from a complete checkpoint")
     _set_rng_state(torch.load(directory / f"rng_{engine.rank}.pt", weights_only=True))
     dist.barrier()
     return facts

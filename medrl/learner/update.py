@@ -1,4 +1,4 @@
-"""Rows through an engine: forward passes without gradient, and the epochs × mini-batches × micro-batches of an update."""
+"""Rows through an engine: forward passes, and the epochs × mini-batches × micro-batches of an update."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MicroLoss = Callable[[Experience, Tensor], tuple[Tensor, dict[str, float]]]
 """Rows and their token weights [b, t] → scalar loss Σ weights · per-token loss, and the sums behind the metrics."""
 
 
-def to_tensor(array: np.ndarray, device: torch.device | str) -> Tensor:
-    """A copy on the device: arrays from Ray's object store are read-only."""
-    return torch.tensor(array, device=device)
+def tensors(rows: RolloutBatch, device: torch.device, *names: str) -> list[Tensor]:
+    """Copies of the named fields on the device: arrays from Ray's object store are read-only."""
+    return [torch.tensor(getattr(rows, name), device=device) for name in names]
 
 
 @torch.no_grad()
@@ -113,6 +113,7 @@ def _accumulate(
 
 def _stand_in() -> RolloutBatch:
     """Two tokens that stand in for rows on a rank that has none left."""
-    real = np.ones((1, 2), dtype=bool)
+    shape = (1, 2)
     response = np.array([[False, True]])
-    return RolloutBatch(np.zeros((1, 2), np.int64), real, response, np.zeros((1, 2), np.float32), np.ones(1, dtype=bool))
+    return RolloutBatch(np.zeros(shape, np.int64), np.ones(shape, bool), response, np.zeros(shape, np.float32),
+                        np.ones(1, bool))

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from medrl.errors import ModelError
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ CALIBRATION_FILE = "calibration.json"
 def atomic_dir(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields an empty directory beside `path` that takes its place when the block ends well, and vanishes otherwise.
 
-    An existing `path` is a ModelError (before the block runs), unless `replace`.
+    An existing `path` is a ModelError (before the block runs), unless `replace`; so is a full disk.
     """
     path = Path(path)
     if path.exists() and not replace:
@@ -36,6 +38,11 @@ def atomic_dir(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         if replace and path.exists():
             path.rename(old)
         work.rename(path)
+    except (OSError, SafetensorError) as error:
+        if "No space left" not in str(error):
+            raise
+        raise ModelError(f"the disk is full: {path} was not written", got=str(error),
+                         remedy="free space there, or choose a directory on another disk") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if old.exists() and not path.exists():
@@ -51,7 +58,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path:
 
 def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """The files of `save_model`, into an existing directory."""
-    cache, model.config.use_cache = model.config.use_cache, True  # training turns the cache off; a model at work wants it
+    cache = getattr(model.config, "use_cache", True)
+    model.config.use_cache = True  # training turns the cache off; a model at work wants it
     try:
         model.save_pretrained(directory)
     finally:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medrl.algo.logprobs import token_entropy, token_logprobs
 from medrl.algo.masking import position_ids
+from medrl.models.scalar_head import last_token_scores
 
 
 def policy_forward(
@@ -39,9 +40,3 @@ def value_forward(model: Any, ids: Tensor, attention_mask: Tensor, response_mask
     scalars = model(ids, attention_mask, position_ids(attention_mask))
     before = torch.cat([torch.zeros_like(scalars[:, :1]), scalars[:, :-1]], dim=1)
     return torch.where(response_mask.bool(), before, 0.0), last_token_scores(scalars, attention_mask)
-
-
-def last_token_scores(scalars: Tensor, attention_mask: Tensor) -> Tensor:
-    """Scalars [B, T] → [B]: the one at each row's last real token, found by the mask on either padding side."""
-    last = attention_mask.shape[1] - 1 - attention_mask.long().flip(1).argmax(1)
-    return scalars.gather(1, last.unsqueeze(1)).squeeze(1)

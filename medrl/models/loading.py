@@ -115,6 +115,7 @@ def load_pretrained(auto_class: Any, model: ModelConfig, *, may_miss: tuple[str,
     overwrite the model's config (`num_labels`).
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     directory = check_model_dir(model.path, tokenizer=False)
@@ -124,7 +125,7 @@ def load_pretrained(auto_class: Any, model: ModelConfig, *, may_miss: tuple[str,
         loaded, info = auto_class.from_pretrained(
             directory, config=config, dtype=getattr(torch, model.dtype), use_safetensors=True, output_loading_info=True,
             attn_implementation=model.attn_implementation, trust_remote_code=model.trust_remote_code)
-    except (ValueError, OSError, KeyError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the model in {directory} cannot be loaded", got=str(error).splitlines()[0],
                          remedy="check that config.json belongs to the weights and that transformers knows the model_type") from error
     fresh = sorted(set(info["missing_keys"]) - set(may_miss))

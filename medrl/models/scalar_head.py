@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 from medrl.config.common import DType, ModelConfig
 from medrl.errors import ModelError
-from medrl.models.forward import last_token_scores
 from medrl.models.loading import load_pretrained
-
-__all__ = ["ScalarModel", "last_token_scores"]
 
 
 class ScalarModel(nn.Module):
@@ -98,3 +95,9 @@ def score_head_name(model: nn.Module) -> str:
             return name
     raise ModelError(f"{type(model).__name__} has no linear head with one scalar",
                      remedy="use a model_type that has a sequence-classification class")
+
+
+def last_token_scores(scalars: Tensor, attention_mask: Tensor) -> Tensor:
+    """Scalars [B, T] → [B]: the one at each row's last real token, found by the mask on either padding side."""
+    last = attention_mask.shape[1] - 1 - attention_mask.long().flip(1).argmax(1)
+    return scalars.gather(1, last.unsqueeze(1)).squeeze(1)

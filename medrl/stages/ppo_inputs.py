@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medrl.config.common import ModelConfig
 from medrl.config.ppo import PpoConfig
 from medrl.data.chat import check_tokenizer, decode_answer, end_token_ids
 from medrl.data.prompts import PromptStream, build_prompts
-from medrl.errors import ConfigError
 from medrl.models.export import load_calibration
 from medrl.models.loading import check_model_dir, load_tokenizer
-from medrl.rollout.base import GenerateRequest, request_seed
+from medrl.rollout.base import GenerateRequest, check_context, request_seed
 from medrl.types import Completion, Prompt, ScoreRequest
 from medrl.workers.launch import LaunchInputs
 from medrl.workers.scorers import load_function
@@ -49,7 +46,7 @@ class PpoInputs:
 def prepare(config: PpoConfig) -> PpoInputs:
     """Read the data and check models, tokenizers and lengths. Raises ConfigError, DataError or ModelError."""
     check_model_dir(config.model.path)
-    _check_context(config)
+    check_context(config.model, config.max_model_len)
     calibrations = {}
     for source in config.reward.sources:
         if source.model:
@@ -68,16 +65,6 @@ def prepare(config: PpoConfig) -> PpoInputs:
     return PpoInputs(
         tokenizer, PromptStream(prompts, config.data.batch_size, config.seed, config.data.shuffle),
         eval_prompts[:config.evaluation.max_prompts], LaunchInputs(end_token_ids(tokenizer), updates, calibrations))
-
-
-def _check_context(config: PpoConfig) -> None:
-    """Prompt plus answer must fit the model's positions."""
-    path = Path(config.model.path) / "config.json"
-    limit = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings") if path.is_file() else None
-    if limit and config.max_model_len > limit:
-        raise ConfigError("prompt and answer do not fit the model's context",
-                          limit=f"data.max_prompt_tokens + sampling.max_tokens ≤ {limit}", got=str(config.max_model_len),
-                          remedy="lower data.max_prompt_tokens or sampling.max_tokens")
 
 
 def rollout_requests(config: PpoConfig, step: int, prompts: list[Prompt]) -> list[GenerateRequest]:

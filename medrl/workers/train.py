@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import medrl.workers.cluster  # noqa: F401 - sets what Ray reads when it is imported
 import ray
 from ray.train import FailureConfig, LoggingConfig, RunConfig, TrainingFailedError
 from ray.train import ScalingConfig as RayScalingConfig
@@ -52,11 +51,11 @@ def launch(
 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_TIMEOUT_S)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # also how long the end of a run goes unnoticed
+    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})
     trainer = TorchTrainer(
         run, train_loop_config={"job": job, "tables": references},
         scaling_config=RayScalingConfig(
-            num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0,
-            resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})),
+            num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name="ray_train", storage_path=str(folder), worker_runtime_env={"env_vars": WORKER_ENV},
             # Without a limit the controller would start failing workers for ever.
@@ -69,11 +68,6 @@ def launch(
         raise _cause(error) from None
     finally:
         shutil.rmtree(folder / "ray_train", ignore_errors=True)
-
-
-def device() -> Any:
-    """The torch device of this training worker."""
-    return ray.train.torch.get_device()
 
 
 def _set_threads(threads: int | None) -> None:
@@ -114,4 +108,4 @@ def _cause(error: TrainingFailedError) -> MedrlError:
             remedy="if it died without a Python error it probably ran out of memory: lower training.micro_batch_size")
     failure = error.controller_failure if isinstance(error, ControllerError) else error
     return WorkerError("training could not start", limit=f"all workers placed within {START_TIMEOUT_S} s",
-                       got=str(failure)[:2000], remedy="check that the cluster has the CPUs and GPUs that scaling asks for")
+                       got=str(failure)[:2000], remedy="check that the cluster has what scaling asks for")

@@ -53,10 +53,9 @@ def test_against_trl(temperature):
 
 
 def test_by_hand():
-    logits = torch.tensor([[[0.0, 0.0], [3.0**0.5, 0.0], [9.0, 9.0]]]).log1p()  # only the first two positions count
-    logits[0, 1] = torch.tensor([3.0, 1.0]).log()
+    logits = torch.tensor([[[1.0, 1.0], [3.0, 1.0], [9.0, 1.0]]]).log()  # ½ ½, ¾ ¼; the last predicts nothing here
     logprobs = token_logprobs(logits, torch.tensor([[1, 0, 1]]), 1.0)
-    torch.testing.assert_close(logprobs, torch.tensor([[0.0, 0.5, 0.25]]).log().nan_to_num(neginf=0.0))
+    torch.testing.assert_close(logprobs, torch.tensor([[1.0, 0.5, 0.25]]).log())
     entropy = token_entropy(logits, 1.0)
     torch.testing.assert_close(entropy, torch.tensor([[0.0, 0.693147, 0.562335]]))
 
@@ -65,8 +64,8 @@ def test_by_hand():
 def test_gradients_are_exact():
     logits, ids = sample(torch.float64, b=2, t=4, v=5)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: token_logprobs(x, ids, 0.7), (logits,))
-    assert torch.autograd.gradcheck(lambda x: token_entropy(x, 0.7), (logits,))
+    assert torch.autograd.gradcheck(lambda x: token_logprobs(x, ids, 0.7), (logits,), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x: token_entropy(x, 0.7), (logits,), fast_mode=True)
 
 
 def test_bf16_logits_are_worked_on_in_float32():

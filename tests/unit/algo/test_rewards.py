@@ -10,21 +10,12 @@ from medrl.algo.rewards import shape_scores, token_rewards
 ENDED = torch.tensor([True, True, False, False])
 
 
-def shape(raw, ended=ENDED, *, mean=0.0, std=1.0, clip=None, penalty=0.0):
-    return shape_scores(torch.tensor(raw), ended, mean=mean, std=std, clip=clip, missing_eos_penalty=penalty).tolist()
-
-
-def test_calibration():
-    assert shape([1.0, 3.0, 5.0, 7.0], mean=3.0, std=2.0) == [-1, 0, 1, 2]
+def shape(raw, ended=ENDED, *, clip=None, penalty=0.0):
+    return shape_scores(torch.tensor(raw), ended, clip=clip, missing_eos_penalty=penalty).tolist()
 
 
 def test_clip_on_both_sides():
     assert shape([-9.0, -1.0, 1.0, 9.0], clip=2.0) == [-2, -1, 1, 2]
-
-
-def test_the_clip_sees_calibrated_scores():
-    # 13 calibrates to 5, clipped to 2; clipping first would give (2 − 3) / 2
-    assert shape([13.0, 3.0, 13.0, 3.0], mean=3.0, std=2.0, clip=2.0) == [2, 0, 2, 0]
 
 
 def test_the_penalty_comes_after_the_clip():
@@ -37,7 +28,7 @@ def test_no_penalty_on_ended_answers():
 
 def test_bf16_scores_are_shaped_in_float32():
     raw = torch.tensor([1.0], dtype=torch.bfloat16)
-    shaped = shape_scores(raw, torch.tensor([True]), mean=0.001, std=1.0, clip=None, missing_eos_penalty=0.0)
+    shaped = shape_scores(raw, torch.tensor([False]), clip=None, missing_eos_penalty=0.001)
     assert shaped.dtype == torch.float32 and shaped.item() == pytest.approx(0.999)
 
 
@@ -61,8 +52,9 @@ def test_score_on_the_last_token_and_kl_on_every_token():
     ]
 
 
-def test_no_leash():
-    rewards = token_rewards(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.full((4, 5), float("nan")).where(MASK == 0, torch.ones(())), MASK, 0.0)
+def test_no_leash_and_no_leak():
+    kl = torch.where(MASK == 1, 7.0, float("nan"))
+    rewards = token_rewards(torch.tensor([1.0, 2.0, 3.0, 4.0]), kl, MASK, 0.0)
     assert rewards.sum(1).tolist() == [1, 2, 3, 0]
 
 

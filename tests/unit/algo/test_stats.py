@@ -8,7 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrl.algo.losses import finish_stats, merge_stats, policy_loss, policy_stats, token_weights, value_loss, value_stats
+from medrl.algo.losses import (
+    finish_stats,
+    merge_stats,
+    policy_loss,
+    policy_stats,
+    token_weights,
+    value_loss,
+    value_stats,
+)
 
 CLIPS = {"clip_low": 0.2, "clip_high": 0.3}
 
@@ -65,7 +73,8 @@ def test_policy_metrics_by_hand():
     mask = torch.tensor([[1, 1, 1, 1, 1, 0]])
     old = torch.full_like(ratio, -3.0)
     stats = policy_stats(
-        old + ratio.log(), old, advantages, mask, loss=torch.arange(6.0)[None], entropy=torch.full((1, 6), 0.7), **CLIPS)
+        old + ratio.log(), old, advantages, mask,
+        loss=torch.arange(6.0)[None], entropy=torch.full((1, 6), 0.7), **CLIPS)
     metrics = finish_stats(stats)
     kept = ratio[0, :5].numpy()
     assert metrics == pytest.approx({
@@ -82,8 +91,8 @@ def test_policy_metrics_by_hand():
 def test_approx_kl_is_the_kl_from_old_to_new():
     """Its mean over the old policy's tokens, summed exactly over a vocabulary, is KL(old‖new)."""
     old, new = torch.randn(2, 1, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).log_softmax(-1)
-    k3 = [policy_stats(new[:, v:v + 1], old[:, v:v + 1], torch.zeros(1, 1), torch.ones(1, 1), loss=torch.zeros(1, 1), **CLIPS)
-          ["approx_kl"] for v in range(6)]
+    zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+    k3 = [policy_stats(new[:, v:v + 1], old[:, v:v + 1], zero, one, loss=zero, **CLIPS)["approx_kl"] for v in range(6)]
     exact = (old.exp() * (old - new)).sum().item()
     assert float(np.dot(old.exp().numpy()[0], k3)) == pytest.approx(exact, abs=1e-12)
 
@@ -93,7 +102,8 @@ def test_value_metrics_by_hand():
     values = torch.tensor([[1.0, 2.4, 3.8, 50.0]])
     returns = torch.tensor([[1.0, 3.0, 5.0, -50.0]])
     mask = torch.tensor([[1, 1, 1, 0]])
-    metrics = finish_stats(value_stats(values, old_values, returns, mask, clip=0.5, loss=torch.tensor([[3.0, 4.0, 5.0, 9.0]])))
+    loss = torch.tensor([[3.0, 4.0, 5.0, 9.0]])
+    metrics = finish_stats(value_stats(values, old_values, returns, mask, clip=0.5, loss=loss))
     variance = np.var([1, 3, 5])
     assert metrics == pytest.approx({
         "value_loss": 4.0,

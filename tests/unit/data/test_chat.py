@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrl.data.chat import check_tokenizer, decode_answer, encode_answer, encode_conversation, encode_prompt, end_token_ids
+from medrl.data.chat import (
+    check_tokenizer,
+    decode_answer,
+    encode_answer,
+    encode_conversation,
+    encode_prompt,
+    end_token_ids,
+)
 from medrl.errors import ConfigError, DataError
 
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -24,11 +31,15 @@ TRIMMING = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n\n{% endif %}"
 )
 # no header before answers, eos after them (as Mistral does)
-BRACKETS = "<|bos|>{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' if m['role'] == 'user' else ' ' + m['content'] + eos_token }}{% endfor %}"
+BRACKETS = (
+    "<|bos|>{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
 # an empty thought before the last answer only (as Qwen 3 does): rendering a prefix is no prefix of the rendering
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEMPLATES = {  # name: template, eos_token, token after an answer, what the template writes before a last answer
@@ -66,18 +77,22 @@ def test_a_prompt_is_a_token_prefix_of_its_conversation(make_tokenizer, name):
     tokenizer = make_tokenizer(template, eos)
     for turns in (1, 3):
         prompt = encode_prompt(tokenizer, TALK[:turns])
-        ids, mask = encode_conversation(tokenizer, TALK[:turns + 1])
-        assert ids[:len(prompt)] == prompt
+        ids, mask = encode_conversation(tokenizer, TALK[: turns + 1])
+        assert ids[: len(prompt)] == prompt
         assert mask[len(prompt)] == 1 and mask[len(prompt) - 1] == 0
 
 
 @settings(max_examples=60, deadline=None)
-@given(answer=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="<>|"), min_size=1).filter(lambda s: s.strip()))
+@given(
+    answer=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="<>|"), min_size=1).filter(
+        lambda s: s.strip()
+    )
+)
 def test_any_answer_is_masked_whole(tokenizer, answer):
     messages = (SYSTEM, ASK, {"role": "assistant", "content": answer})
     ids, mask = encode_conversation(tokenizer, messages)
     assert masked_spans(tokenizer, ids, mask) == [answer + "<|im_end|>"]
-    assert ids[:mask.index(1)] == encode_prompt(tokenizer, messages[:2])  # "\n" + "\n" must not merge over the border
+    assert ids[: mask.index(1)] == encode_prompt(tokenizer, messages[:2])  # "\n" + "\n" must not merge over the border
 
 
 @pytest.mark.parametrize("name", ["chatml", "trimming", "thinking"])
@@ -89,7 +104,9 @@ def test_what_a_reward_model_reads(make_tokenizer, name):
     whole = encode_answer(tokenizer, [ASK], SAY["content"], ended=True)
     assert tokenizer.decode(cut) == tokenizer.decode(prompt) + SAY["content"]
     assert whole == [*cut, tokenizer.convert_tokens_to_ids(end)]
-    assert decode_answer(tokenizer, whole[len(prompt):]) == decode_answer(tokenizer, cut[len(prompt):]) == SAY["content"]
+    assert (
+        decode_answer(tokenizer, whole[len(prompt) :]) == decode_answer(tokenizer, cut[len(prompt) :]) == SAY["content"]
+    )
 
 
 def test_decoding_stops_at_either_end_token(make_tokenizer):
@@ -124,7 +141,9 @@ def test_a_template_that_never_ends_answers_is_refused(make_tokenizer):
 
 
 def test_a_template_that_refuses_a_role_gives_its_own_reason_and_no_text(make_tokenizer):
-    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+    strict = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+    )
     with pytest.raises(DataError, match="System role not supported") as caught:
         encode_prompt(make_tokenizer(strict), [SYSTEM, ASK])
     assert "system, user" in str(caught.value) and ASK["content"] not in str(caught.value)

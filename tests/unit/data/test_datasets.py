@@ -26,8 +26,17 @@ def write(path: Path, *rows: object) -> Path:
 
 
 def test_messages_and_conversations_mean_the_same(tmp_path):
-    sharegpt = {"conversations": [{"from": "system", "value": "Be kind."}, {"from": "human", "value": SECRET}, {"from": "gpt", "value": "OK"}]}
-    openai = {"messages": [{"role": "system", "content": "Be kind."}, USER, {"role": "assistant", "content": "OK"}], "department": "x"}
+    sharegpt = {
+        "conversations": [
+            {"from": "system", "value": "Be kind."},
+            {"from": "human", "value": SECRET},
+            {"from": "gpt", "value": "OK"},
+        ]
+    }
+    openai = {
+        "messages": [{"role": "system", "content": "Be kind."}, USER, {"role": "assistant", "content": "OK"}],
+        "department": "x",
+    }
     first, second = read_conversations(write(tmp_path / "a.jsonl", sharegpt, openai))
     assert first == second == ({"role": "system", "content": "Be kind."}, USER, {"role": "assistant", "content": "OK"})
 

@@ -62,12 +62,18 @@ def test_too_long_cut_keeps_as_much_as_fits(tmp_path, tokenizer, side, limit):
     text = cut.messages[0]["content"]
     assert LONG.endswith(text) if side == "left" else LONG.startswith(text)
     assert limit - 3 <= len(cut.ids) <= limit  # one character is at most 3 tokens here
-    assert short.messages[0]["content"] == "cold?" and f"1 of 2 prompts were longer than {limit} tokens and were cut on the {side}" in notes[0]
+    assert (
+        short.messages[0]["content"] == "cold?"
+        and f"1 of 2 prompts were longer than {limit} tokens and were cut on the {side}" in notes[0]
+    )
 
 
 def test_a_prompt_too_long_before_its_last_turn_cannot_be_cut(tmp_path, tokenizer):
     path = tmp_path / "p.jsonl"
-    path.write_text(json.dumps({"messages": [{"role": "system", "content": LONG}, {"role": "user", "content": "cold?"}]}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"messages": [{"role": "system", "content": LONG}, {"role": "user", "content": "cold?"}]}),
+        encoding="utf-8",
+    )
     with pytest.raises(DataError, match="does not fit data.max_prompt_tokens"):
         build_prompts(path, tokenizer, config(path, max_prompt_tokens=30, too_long="left"))
 
@@ -85,7 +91,7 @@ def test_stream_deals_every_prompt_once_a_pass_and_never_twice_a_batch(count, da
     assert all(len({p.id for p in b}) == batch for b in dealt)
     flat = [p.id for b in dealt for p in b]
     for start in range(0, len(flat), count):
-        assert len(set(flat[start:start + count])) == count
+        assert len(set(flat[start : start + count])) == count
     assert set(Counter(flat).values()) == {3 * batch}
 
 
@@ -116,7 +122,11 @@ def test_stream_continues_from_its_state(done):
 
 def test_stream_refuses_the_state_of_another_and_too_few_prompts():
     state = PromptStream(make_prompts(10), 4, seed=1, shuffle=True).state()
-    for other in (PromptStream(make_prompts(11), 4, 1, True), PromptStream(make_prompts(10), 5, 1, True), PromptStream(make_prompts(10), 4, 2, True)):
+    for other in (
+        PromptStream(make_prompts(11), 4, 1, True),
+        PromptStream(make_prompts(10), 5, 1, True),
+        PromptStream(make_prompts(10), 4, 2, True),
+    ):
         with pytest.raises(CheckpointError, match="other prompts, batch size, seed or order"):
             other.load(state)
     with pytest.raises(DataError, match="fewer prompts than data.batch_size"):

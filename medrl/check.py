@@ -1,0 +1,144 @@
+"""`medrl check`: everything that can be known about a PPO run before its first real step, and one tiny step."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from medrl.config.common import LoraConfig
+from medrl.config.ppo import PpoConfig
+from medrl.models.loading import local_dir
+from medrl.stages.ppo import run_ppo
+from medrl.stages.ppo_inputs import PpoInputs, prepare
+from medrl.workers.placement import plan_roles
+
+BYTES = {"float32": 4, "bfloat16": 2}
+ADAM_BYTES = 8  # two float32 moments a trainable parameter
+GIB = 2**30
+
+
+def run_check(config: PpoConfig) -> None:
+    """Print data, LoRA targets, batch arithmetic, memory and placement, then run one tiny step in a temporary folder.
+
+    Raises the error that the real run would meet.
+    """
+    console = Console()
+    inputs = prepare(config)
+    console.print(_data_table(config, inputs))
+    if config.lora:
+        console.print(_lora_table(config.model.path, config.lora))
+    console.print(_batch_table(config))
+    console.print(_memory_table(config))
+    console.print(_placement_table(config))
+    with tempfile.TemporaryDirectory(prefix="medrl-check-") as folder:
+        summary = run_ppo(tiny_step(config, folder))
+    console.print(f"one tiny step ran in {summary['seconds']:.0f} s on {summary['engines']}")
+
+
+def tiny_step(config: PpoConfig, folder: str) -> PpoConfig:
+    """The same run, cut to one step with the fewest answers, short ones, and nothing kept."""
+    answers = config.algorithm.mini_batches * config.learner.workers
+    batch = max(1, -(-answers // config.data.samples_per_prompt))
+    changes: dict[str, Any] = {
+        "name": "check", "output_dir": folder, "steps": 1, "tracking": [],
+        "data": config.data.model_copy(update={"batch_size": batch, "eval_prompts": None}),
+        "sampling": config.sampling.model_copy(update={"max_tokens": min(8, config.sampling.max_tokens)}),
+        "algorithm": config.algorithm.model_copy(update={"epochs": 1}),
+    }
+    return config.model_copy(update=changes)
+
+
+def _data_table(config: PpoConfig, inputs: PpoInputs) -> Table:
+    table = Table("prompts", "count", "tokens (longest)", title="data")
+    for name, prompts in ((config.data.prompts, inputs.prompts.prompts), (config.data.eval_prompts, inputs.eval_prompts)):
+        if prompts:
+            table.add_row(str(name), str(len(prompts)), str(max(len(p.ids) for p in prompts)))
+    return table
+
+
+def _lora_table(path: str, lora: LoraConfig) -> Table:
+    shapes = trained_shapes(path, lora)
+    kinds: dict[str, list[int]] = {}
+    for name, count in shapes.items():
+        kinds.setdefault(name.rsplit(".", 1)[-1], []).append(count)
+    table = Table("module", "adapted", "trainable parameters", title="LoRA targets of the policy")
+    for kind, counts in kinds.items():
+        table.add_row(kind, str(len(counts)), f"{sum(counts):,}")
+    table.add_row("all", str(len(shapes)), f"{sum(shapes.values()):,}")
+    return table
+
+
+def _batch_table(config: PpoConfig) -> Table:
+    a, answers = config.algorithm, config.answers_per_step
+    per_mini = answers // a.mini_batches
+    per_rank = -(-per_mini // config.learner.workers)
+    table = Table("quantity", "value", title="batch arithmetic")
+    for name, value in (
+        ("answers a step", f"{config.data.batch_size} prompts × {config.data.samples_per_prompt} = {answers}"),
+        ("optimizer steps a step", f"{a.epochs} epochs × {a.mini_batches} mini-batches = {a.epochs * a.mini_batches}"),
+        ("answers a mini-batch", f"{per_mini} ({per_rank} on each of {config.learner.workers} ranks)"),
+        ("micro-batches a mini-batch and rank", f"{-(-per_rank // config.learner.micro_batch_size)} of up to {config.learner.micro_batch_size}"),
+        ("optimizer steps in all", f"{config.steps * a.epochs * a.mini_batches:,}"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _memory_table(config: PpoConfig) -> Table:
+    """Weights, gradients and optimizer of each worker; activations come on top and grow with the micro-batch."""
+    policy = parameter_count(config.model.path)
+    trained = sum(trained_shapes(config.model.path, config.lora).values()) if config.lora else policy
+    critic_trained = sum(trained_shapes(config.model.path, config.critic.lora).values()) if config.critic.lora else policy
+    weights = policy * BYTES[config.model.dtype]
+    train_bytes = 4 + ADAM_BYTES  # float32 gradient and moments
+    scorers = sum(parameter_count(s.model) * BYTES[s.dtype] for s in config.reward.sources if s.model)
+    rows = {
+        "policy": (weights + trained * 4 * bool(config.lora), trained * train_bytes),
+        "critic": (weights + critic_trained * 4 * bool(config.critic.lora), critic_trained * train_bytes),
+        "reward": (scorers, 0),
+        "rollout": (policy * BYTES[config.rollout.dtype] + int(config.rollout.kv_cache_gib * GIB), 0),
+        "reference": (weights if config.reference.mode == "dedicated" else 0, 0),
+    }
+    table = Table("role", "weights and caches (GiB a worker)", "gradients and optimizer (GiB a worker)", title="memory, without activations")
+    for role, (held, training) in rows.items():
+        table.add_row(role, f"{held / GIB:.2f}", f"{training / GIB:.2f}")
+    return table
+
+
+def _placement_table(config: PpoConfig) -> Table:
+    table = Table("role", "workers", "CPUs each", "GPUs each", "placement", title="placement")
+    for plan in plan_roles(config).values():
+        table.add_row(plan.role, str(plan.workers), f"{plan.cpus:g}", f"{plan.gpus:g}", plan.strategy)
+    if config.reference.mode == "shared":
+        table.add_row("reference", "inside the policy", "0", "0", "")
+    return table
+
+
+def parameter_count(path: str) -> int:
+    """Parameters in a directory's safetensors files, read from their headers."""
+    total = 0
+    for file in local_dir(path).glob("*.safetensors"):
+        with file.open("rb") as f:
+            header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+        total += sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total
+
+
+def trained_shapes(path: str, lora: LoraConfig) -> dict[str, int]:
+    """Trainable parameters of every adapted module, from the model's config alone (no weights are read)."""
+    from transformers import AutoConfig
+
+    from medrl.lora.resolve import resolve, skeleton
+
+    model_config = AutoConfig.from_pretrained(Path(local_dir(path)))
+    modules = dict(skeleton(model_config, "causal").named_modules())
+    targets = resolve(model_config, lora)
+    counts = {name: lora.rank * sum(modules[name].weight.shape) for name in targets.modules}
+    return counts | {name: sum(p.numel() for p in modules[name].parameters()) for name in targets.save}

@@ -1,0 +1,154 @@
+"""The `medrl` command. It parses and validates first; torch, ray and the stages are imported only after that."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from medrl.environment import check_environment
+from medrl.errors import MedrlError
+
+OVERRIDES_HELP = "settings that replace those of the file, for example algorithm.kl.coef=0.1"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0, a MedrlError's own code, 130 after SIGINT, 143 after SIGTERM."""
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        check_environment()
+        options.command(options)
+    except MedrlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    sys.exit(0)
+
+
+def _terminated(signum: int, _frame: FrameType | None) -> NoReturn:
+    # An exception, not the default sudden death: the stages free their workers on the way out.
+    sys.exit(128 + signum)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line as a namespace whose `command` runs it."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse stops collecting overrides at the first option between them, as in `ppo CONFIG --resume steps=3`.
+    if unknown := [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medrl", description="Reinforcement learning from human feedback for medical language models, on Ray.")
+    commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(command=command)
+        return sub
+
+    def add_stage(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        stage = add(name, command, text)
+        stage.add_argument("config", metavar="CONFIG", help="YAML file (keys: docs/config.md)")
+        stage.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
+        return stage
+
+    add_stage("pretrain", _pretrain, "continue pre-training on plain text")
+    add_stage("sft", _sft, "fine-tune on conversations")
+    add_stage("reward", _reward, "train a reward model on preference pairs")
+    ppo = add_stage("ppo", _ppo, "train a policy with PPO against reward models")
+    ppo.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
+    add_stage("check", _check, "check a PPO config: data, tokenizers, LoRA targets, memory, placement, one tiny step")
+
+    merge = add("merge", _merge, "merge a LoRA adapter into its base model")
+    merge.add_argument("adapter", metavar="ADAPTER", help="adapter directory")
+    merge.add_argument("--base", metavar="DIR", help="base model directory (default: the one the adapter names)")
+    merge.add_argument("--out", metavar="DIR", required=True, help="where the merged model goes")
+    merge.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                       help="dtype of the merged weights (default: %(default)s)")
+
+    demo = add("demo", _demo, "run the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge")
+    demo.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    demo.add_argument("--output-dir", metavar="DIR", default="runs/demo", help="(default: %(default)s)")
+
+    add("config-docs", _config_docs, "print the reference of all config keys, in Markdown")
+    return parser
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.supervised import PretrainConfig
+
+    config = load_config(PretrainConfig, options.config, options.overrides)
+    from medrl.stages.pretrain import run_pretrain
+
+    run_pretrain(config)
+
+
+def _sft(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.supervised import SftConfig
+
+    config = load_config(SftConfig, options.config, options.overrides)
+    from medrl.stages.sft import run_sft
+
+    run_sft(config)
+
+
+def _reward(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.supervised import RewardConfig
+
+    config = load_config(RewardConfig, options.config, options.overrides)
+    from medrl.stages.reward import run_reward
+
+    run_reward(config)
+
+
+def _ppo(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.ppo import PpoConfig
+
+    config = load_config(PpoConfig, options.config, options.overrides)
+    from medrl.stages.ppo import run_ppo
+
+    run_ppo(config, options.resume)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.ppo import PpoConfig
+
+    config = load_config(PpoConfig, options.config, options.overrides)
+    from medrl.check import run_check
+
+    run_check(config)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from medrl.stages.merge import run_merge
+
+    run_merge(options.adapter, options.base, options.out, options.dtype)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from medrl.demo.run import run_demo
+
+    run_demo(options.seed, options.output_dir)
+
+
+def _config_docs(_options: argparse.Namespace) -> None:
+    from medrl.config.docs import config_reference
+
+    print(config_reference(), end="")

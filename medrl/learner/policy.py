@@ -1,0 +1,148 @@
+"""The policy learner: PPO's policy loss on a DeepSpeed engine, and with LoRA the reference inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrl.algo.kl import kl_estimate
+from medrl.algo.losses import policy_loss, policy_stats
+from medrl.config.ppo import PpoConfig
+from medrl.errors import AdapterError, ConfigError
+from medrl.learner.base import ExportedWeights
+from medrl.learner.engine import TrainEngine, precision_of
+from medrl.learner.state import load_state, save_state
+from medrl.learner.update import forward_rows, run_update, tensors
+from medrl.lora.adapter import adapter_tensors, save_adapter
+from medrl.lora.manifest import check_manifest, manifest
+from medrl.lora.reference import adapter_disabled, canary_ids, check_reference_canary
+from medrl.lora.wrap import wrap
+from medrl.models.forward import policy_forward
+from medrl.models.loading import load_causal_lm
+from medrl.types import Experience, Probe, RolloutBatch
+
+START_TOLERANCE = 1e-6  # adding B·A·x = 0 is exact in every dtype
+RESUME_TOLERANCE = 1e-5
+
+
+class DeepSpeedPolicy:
+    """PolicyLearner on one DeepSpeed rank; needs `init_process`. `total_updates`: optimizer steps of the whole run."""
+
+    def __init__(self, config: PpoConfig, total_updates: int) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)  # every rank draws the same adapter
+        model: Any = load_causal_lm(config.model)
+        if config.lora:
+            model = wrap(model, config.lora, task="causal")
+        if config.learner.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.train()  # transformers recomputes in train mode only; every dropout is 0
+        self.trainable_rows = manifest(model)
+        self.engine = TrainEngine(model, config.learner, total_updates, precision_of(config.model, config.lora))
+        self.model = model
+        self.canary = _canary(model.config.get_text_config().vocab_size)
+        if config.reference.mode == "shared":
+            self._check_start()
+
+    def describe(self) -> dict[str, Any]:
+        return self.engine.describe() | {"trainable": self.trainable_rows}
+
+    def manifest(self) -> list[dict]:
+        return self.trainable_rows
+
+    def logprobs(self, batch: RolloutBatch) -> np.ndarray:
+        return forward_rows(self.engine, batch, lambda rows: (self._forward(rows, entropy=False)[0],))[0]
+
+    def ref_logprobs(self, batch: RolloutBatch) -> np.ndarray:
+        if self.config.lora is None:
+            raise ConfigError("a policy that trains in full holds no reference", remedy="set reference.mode: dedicated")
+        with adapter_disabled(self.model):
+            logprobs = self.logprobs(batch)
+        check_manifest(self.model, self.trainable_rows)
+        return logprobs
+
+    def reference_canary(self) -> list[float]:
+        return self.ref_logprobs(self.canary)[0].tolist()
+
+    def update(self, experience: Experience, kl_coef: float, seed: int) -> dict[str, float]:
+        def micro_loss(rows: Experience, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
+            return self._loss(rows, weights, kl_coef)
+
+        return run_update(self.engine, experience, self.config, seed, micro_loss, self.config.algorithm.target_kl)
+
+    def export_weights(self, probe_ids: tuple[int, ...]) -> ExportedWeights | None:
+        probe = self._probe(probe_ids)
+        if self.config.lora is None:
+            tensors = self.engine.full_tensors()
+            return ("full", tensors, {}, probe) if self.engine.rank == 0 else None
+        with self.engine.gathered([p for p in self.model.parameters() if p.requires_grad]):
+            if self.engine.rank:
+                return None
+            tensors, scaling = adapter_tensors(self.model)
+        return "adapter", tensors, scaling, probe
+
+    def save(self, directory: str | Path) -> None:
+        """engine/, rng_<rank>.pt and learner.json, beside adapter/ in PEFT's format (LoRA)."""
+        facts = {"canary": self.reference_canary()} if self.config.reference.mode == "shared" else {}
+        save_state(self.engine, directory, frozen_too=self.config.lora is None, facts=facts)
+        if self.config.lora is None:
+            return
+        with self.engine.gathered([p for p in self.model.parameters() if p.requires_grad]):
+            if self.engine.rank == 0:
+                save_adapter(self.model, Path(directory) / "adapter")
+
+    def load(self, directory: str | Path) -> None:
+        facts = load_state(self.engine, directory, frozen_too=self.config.lora is None)
+        check_manifest(self.model, self.trainable_rows)
+        if "canary" in facts and self.config.reference.mode == "shared":
+            then, now = torch.tensor(facts["canary"]), torch.tensor(self.reference_canary())
+            check_reference_canary(then, now, RESUME_TOLERANCE)
+
+    def _forward(self, rows: RolloutBatch, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        ids, real, response = tensors(rows, self.engine.device, "ids", "attention_mask", "response_mask")
+        return policy_forward(self.engine.deepspeed, ids, real, response, self.config.sampling.temperature, entropy)
+
+    def _loss(self, rows: Experience, weights: Tensor, kl_coef: float) -> tuple[Tensor, dict[str, float]]:
+        """Σ weights · (clipped surrogate − c·entropy + β·kl), where the last only if the KL is a loss."""
+        a = self.config.algorithm
+        old, ref, advantages, importance = tensors(
+            rows, self.engine.device, "logprobs", "ref_logprobs", "advantages", "importance")
+        logprobs, entropy = self._forward(rows, entropy=True)
+        assert entropy is not None
+        loss = policy_loss(logprobs, old, advantages, clip_low=a.clip_low, clip_high=a.clip_high,
+                           dual_clip=a.dual_clip, importance=importance)
+        if a.entropy_coef:
+            loss = loss - a.entropy_coef * entropy
+        if a.kl.use == "loss":
+            loss = loss + kl_coef * kl_estimate(logprobs, ref, a.kl.estimator)
+        sums = policy_stats(logprobs, old, advantages, weights > 0, clip_low=a.clip_low, clip_high=a.clip_high,
+                            loss=loss, entropy=entropy)
+        return (weights * loss).sum(), sums
+
+    @torch.no_grad()
+    def _probe(self, ids: tuple[int, ...]) -> Probe:
+        row = torch.tensor([ids], device=self.engine.device)
+        real = torch.ones_like(row, dtype=torch.bool)
+        logprobs, _ = policy_forward(self.engine.deepspeed, row, real, real, 1.0, False)
+        return Probe(tuple(ids), tuple(logprobs[0, 1:].tolist()))
+
+    def _check_start(self) -> None:
+        """A fresh adapter adds nothing (B = 0): policy and reference must agree before the first update."""
+        gap = float(np.abs(self.logprobs(self.canary) - self.ref_logprobs(self.canary)).max())
+        if not gap <= START_TOLERANCE:
+            raise AdapterError("the fresh policy differs from its reference: KL would not start at 0",
+                               limit=f"log-probs within {START_TOLERANCE:g}", got=f"{gap:.3g}",
+                               remedy="start from a merged model with a fresh adapter")
+
+
+def _canary(vocab_size: int) -> RolloutBatch:
+    """A fixed sequence whose reference log-probs must never change."""
+    ids = canary_ids(vocab_size).numpy()
+    real = np.ones_like(ids, dtype=bool)
+    response = real.copy()
+    response[:, 0] = False
+    return RolloutBatch(ids, real, response, np.zeros(ids.shape, np.float32), np.ones(1, dtype=bool))

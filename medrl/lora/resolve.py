@@ -1,0 +1,149 @@
+"""From a LoraConfig to the exact modules that train, before anything is wrapped (rules R1, R2 and R6)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from medrl.config.common import LoraConfig
+from medrl.errors import AdapterError
+from medrl.lora.families import ROLES, adaptable, decoder_stack, roles, taken_for_experts, text_config
+from medrl.lora.matching import exact_regex, matcher, nearest, parse_layers
+from medrl.models.scalar_head import score_head_name
+
+Task = Literal["causal", "scalar"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What will train. Example: `Targets(("model.layers.0.self_attn.q_proj",), r"model\\.layers\\.0\\.…", ("score",), ())`."""
+
+    modules: tuple[str, ...]  # full names that get an adapter, in module order
+    regex: str  # whose full matches are exactly `modules`
+    save: tuple[str, ...]  # full names trained whole and saved with the adapter
+    notes: tuple[str, ...]  # what the user should know
+
+
+def resolve(model_or_config: Any, lora: LoraConfig, *, task: Task = "causal") -> Targets:
+    """Find the modules `lora` means in a model, or in a config's model on the meta device (no weights needed).
+
+    With task "scalar" the head always trains. Raises AdapterError when a role or pattern matches nothing (naming the
+    nearest modules), when patterns contradict each other, or when nothing is left to adapt.
+    """
+    model = model_or_config if isinstance(model_or_config, nn.Module) else skeleton(model_or_config, task)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    notes: list[str] = []
+    wanted = _targeted(model, modules, lora, notes)
+    save = _saved(model, modules, lora, task)
+    frozen = _frozen(lora, [*wanted, *save])
+    contradiction = sorted(frozen.intersection(save))
+    if contradiction:
+        raise AdapterError("lora.freeze and lora.modules_to_save name the same module", got=", ".join(contradiction),
+                           remedy="remove it from one of them")
+    inside = [name for name in wanted if any(name == s or name.startswith(s + ".") for s in save)]
+    if inside:
+        raise AdapterError("a module cannot both get an adapter and train whole", got=", ".join(inside[:5]),
+                           remedy="take it out of lora.targets (lora.freeze) or of lora.modules_to_save")
+    chosen = _in_layers(model, [name for name in wanted if name not in frozen], lora)
+    if not chosen:
+        raise AdapterError("lora.freeze and lora.layers leave nothing to adapt", remedy="loosen one of them")
+    return Targets(tuple(chosen), exact_regex(chosen), tuple(save), tuple(notes))
+
+
+def skeleton(config: Any, task: Task) -> nn.Module:
+    """The model of a transformers config on the meta device."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    config = copy.deepcopy(config)
+    auto = AutoModelForCausalLM
+    if task == "scalar":
+        auto, config.num_labels = AutoModelForSequenceClassification, 1
+    with torch.device("meta"):
+        return auto.from_config(config)
+
+
+def _targeted(model: nn.Module, modules: dict[str, nn.Module], lora: LoraConfig, notes: list[str]) -> list[str]:
+    """Names meant by lora.targets, in module order, each entry having matched something."""
+    meant: set[str] = set()
+    for target in lora.targets:
+        meant.update(_by_role(model, target, notes) if target in ROLES else _by_pattern(target, lora.match, modules))
+    return [name for name in modules if name in meant]
+
+
+def _by_role(model: nn.Module, role: str, notes: list[str]) -> list[str]:
+    found, known = roles(model)
+    names = [name for name in found[role] if not taken_for_experts(model, name)]
+    fused = [n for n, m in model.named_modules() if n.endswith("experts") and any(p.ndim == 3 for p in m.parameters(False))]
+    if not names:
+        has = ", ".join(r for r in ROLES if any(not taken_for_experts(model, n) for n in found[r])) or "none"
+        why = f": its experts are fused tensors ({fused[0]}), which medrl does not adapt" if fused else ""
+        raise AdapterError(f"lora.targets: {type(model).__name__} has no module for the role {role!r}{why}",
+                           limit=f"roles of this model: {has}", remedy="choose one of these, or name modules by pattern")
+    if not known:
+        notes.append(f"model_type {getattr(text_config(model), 'model_type', 'unknown')} is not in the table: "
+                     f"the role {role} was found by inspecting the modules")
+    if role == "all-linear" and fused:
+        notes.append("the experts are fused tensors and get no adapter")
+    if len(names) < len(found[role]):
+        left_out = sorted({name.rpartition(".")[2] for name in found[role]} - {name.rpartition(".")[2] for name in names})
+        notes.append(f"PEFT takes {', '.join(left_out)} of this model_type for fused experts: outside the experts they get no adapter")
+    return names
+
+
+def _by_pattern(pattern: str, mode: str, modules: dict[str, nn.Module]) -> list[str]:
+    """Modules LoRA can adapt that `pattern` means; embeddings only when named themselves, not through their parent."""
+    matches = matcher(pattern, mode)
+    hits = [name for name in modules if name and matches(name)]
+    usable = [n for n in hits if adaptable(modules[n]) and not (mode == "subtree" and isinstance(modules[n], nn.Embedding))]
+    if usable:
+        return usable
+    names = [name for name, module in modules.items() if adaptable(module)]
+    if hits:
+        raise AdapterError(f"lora.targets: {pattern!r} ({mode}) means only modules that LoRA cannot adapt",
+                           got=", ".join(f"{n} ({type(modules[n]).__name__})" for n in hits[:3]),
+                           remedy="name linear layers, or use lora.match: subtree")
+    raise _unmatched("lora.targets", pattern, mode, names)
+
+
+def _saved(model: nn.Module, modules: dict[str, nn.Module], lora: LoraConfig, task: Task) -> list[str]:
+    meant = {score_head_name(model)} if task == "scalar" else set()
+    for pattern in lora.modules_to_save:
+        matches = matcher(pattern, lora.match)
+        hits = [n for n, m in modules.items() if n and matches(n) and any(True for _ in m.parameters())]
+        if not hits:
+            raise _unmatched("lora.modules_to_save", pattern, lora.match, [n for n, m in modules.items() if n and list(m.parameters())])
+        meant.update(hits)
+    return [n for n in modules if n in meant and not any(n.startswith(outer + ".") for outer in meant)]
+
+
+def _frozen(lora: LoraConfig, names: Iterable[str]) -> set[str]:
+    """Of the modules that would train, those that lora.freeze keeps as they are; a pattern that keeps none is a mistake."""
+    names = list(names)
+    frozen: set[str] = set()
+    for pattern in lora.freeze:
+        hits = set(filter(matcher(pattern, lora.match), names))
+        if not hits:
+            raise _unmatched("lora.freeze", pattern, lora.match, names)
+        frozen |= hits
+    return frozen
+
+
+def _in_layers(model: nn.Module, names: list[str], lora: LoraConfig) -> list[str]:
+    """Those outside the decoder layers, and those in the layers that lora.layers chooses."""
+    if lora.layers is None:
+        return names
+    stack = decoder_stack(model)
+    chosen = parse_layers(lora.layers, len(model.get_submodule(stack)))  # pyright: ignore[reportArgumentType]
+    inside = {n: int(n[len(stack) + 1:].split(".")[0]) for n in names if n.startswith(stack + ".")}
+    return [n for n in names if inside.get(n, next(iter(chosen))) in chosen]
+
+
+def _unmatched(field: str, pattern: str, mode: str, names: list[str]) -> AdapterError:
+    return AdapterError(f"{field}: {pattern!r} matches no module (match: {mode})",
+                        limit="every pattern matches at least one module that it is meant for",
+                        remedy=f"nearest names: {', '.join(nearest(pattern, names))}" if names else "nothing trains here")

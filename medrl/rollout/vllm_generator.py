@@ -1,0 +1,144 @@
+"""A generator on a vLLM engine in this process. vLLM itself picks the platform (CPU, CUDA …).
+
+Threads are this process's own: with the engine in-process vLLM neither pins cores nor counts them, so several engines
+share a machine without piling onto the same ones. Give a process its threads before it imports torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medrl.config.ppo import PpoConfig, SamplingConfig
+from medrl.errors import MedrlError, ModelError, WeightSyncError, WorkerError
+from medrl.models.loading import local_dir
+from medrl.rollout.base import GenerateRequest, SyncedGenerator, WeightReceiver
+
+if TYPE_CHECKING:
+    from vllm import LLM, SamplingParams
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
+
+
+class VllmGenerator(SyncedGenerator):
+    """Token ids in, token ids out: the engine has no tokenizer, and stops at our stop ids only."""
+
+    def __init__(self, config: PpoConfig, stop_ids: Sequence[int], receiver: WeightReceiver) -> None:
+        super().__init__(config, stop_ids, receiver)
+        self._llm = start_engine(config)
+
+    @property
+    def engine_class(self) -> str:
+        engine = type(self._llm.llm_engine)
+        return f"{engine.__module__}.{engine.__qualname__}"
+
+    def close(self) -> None:
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+    def load_weights(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+        # Not `model.load_weights`: the CPU engine has packed its weights, and only a reload packs them again.
+        self._llm.collective_rpc(_reload, args=(tensors,))
+        if not self._llm.reset_prefix_cache():  # its keys and values are the old weights'
+            raise WeightSyncError("the engine did not drop its prefix cache", remedy="sync while nothing is generated")
+
+    def sequence_logprobs(self, ids: tuple[int, ...]) -> list[float]:
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        entries = self._run([ids], [params])[0].prompt_logprobs
+        return _pick(entries[1:], ids[1:])
+
+    def _sample(self, requests: Sequence[GenerateRequest], sampling: SamplingConfig,
+                greedy: bool) -> list[tuple[list[int], list[float]]]:
+        params = [self._params(request, sampling, greedy) for request in requests]
+        answers = [output.outputs[0] for output in self._run([request.prompt.ids for request in requests], params)]
+        return [(list(answer.token_ids), _pick(answer.logprobs, answer.token_ids)) for answer in answers]
+
+    def _params(self, request: GenerateRequest, sampling: SamplingConfig, greedy: bool) -> SamplingParams:
+        from vllm import SamplingParams
+
+        # ignore_eos: the stop ids are ours, not the ones vLLM would find in the model's config.
+        common: dict[str, Any] = {"max_tokens": sampling.max_tokens, "stop_token_ids": list(self.stop_ids),
+                                  "ignore_eos": True, "logprobs": 0, "detokenize": False}
+        if greedy:
+            return SamplingParams(temperature=0, **common)
+        return SamplingParams(temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
+                              seed=request.seed, **common)
+
+    def _run(self, prompts: Sequence[Sequence[int]], params: list[SamplingParams]) -> list[Any]:
+        from vllm import TokensPrompt
+
+        inputs = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
+        return self._llm.generate(inputs, params, use_tqdm=False) if inputs else []
+
+
+def _pick(entries: Sequence[dict[int, Any]], ids: Sequence[int]) -> list[float]:
+    """The log-prob of each token out of what vLLM reports at its place (the token itself, and likelier ones)."""
+    return [entry[token].logprob for entry, token in zip(entries, ids, strict=True)]
+
+
+def _reload(worker: Any, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """Runs inside the engine's worker."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
+
+    worker.reload_weights(weights_iterator=tensors)
+    # A head tied to the embeddings is no tensor of its own in a checkpoint, so the reload passes it by: it sees the new
+    # embeddings, but the CPU engine's packed copy of them is the old one until it is packed again.
+    for module in worker.get_model().modules():
+        if isinstance(module, ParallelLMHead) and isinstance(module.quant_method, UnquantizedEmbeddingMethod):
+            module.quant_method.process_weights_after_loading(module)
+
+
+def start_engine(config: PpoConfig) -> LLM:
+    """The engine with the base model's weights. Raises WorkerError when memory is short, else ModelError."""
+    on_cpu = not torch.accelerator.is_available()
+    eager = on_cpu if config.rollout.enforce_eager is None else config.rollout.enforce_eager
+    _set_environment(eager)
+    from vllm import LLM
+
+    memory: dict[str, Any] = {"gpu_memory_utilization": config.rollout.gpu_memory_utilization}
+    if on_cpu:
+        memory = {"kv_cache_memory_bytes": int(config.rollout.kv_cache_gib * GIB)}
+    try:
+        return LLM(
+            str(local_dir(config.model.path)), dtype=config.rollout.dtype, max_model_len=config.max_model_len,
+            seed=config.seed, enforce_eager=eager, logprobs_mode="processed_logprobs", skip_tokenizer_init=True,
+            generation_config="vllm", load_format="safetensors", use_tqdm_on_load=False, disable_log_stats=True,
+            trust_remote_code=config.model.trust_remote_code, **memory)
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        raise _start_error(config, error) from error
+
+
+def _set_environment(eager: bool) -> None:
+    """What vLLM reads from the environment when it is first imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine lives and dies with this process
+    os.environ["VLLM_NO_USAGE_STATS"] = os.environ["DO_NOT_TRACK"] = "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if eager:  # else a few helpers still call a C++ compiler, for tens of seconds
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None):  # it would win over the config
+        logger.warning("VLLM_CPU_KVCACHE_SPACE is not used: rollout.kv_cache_gib says how large the cache is")
+
+
+def _start_error(config: PpoConfig, error: Exception) -> MedrlError:
+    text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or any(word in text.lower() for word in ("memory", "kv cache")):
+        return WorkerError("the rollout engine does not fit into memory", got=text,
+                           limit=f"rollout.kv_cache_gib {config.rollout.kv_cache_gib:g} (CPU), "
+                                 f"rollout.gpu_memory_utilization {config.rollout.gpu_memory_utilization:g} (GPU)",
+                           remedy="change these as the engine's message says, lower rollout.max_model_len, or run "
+                                  "fewer rollout.workers on this machine")
+    return ModelError(f"vLLM cannot run the model in {config.model.path}", got=text,
+                      remedy="check that this vLLM knows the model's architecture, or set rollout.engine: hf")

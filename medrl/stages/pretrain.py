@@ -1,0 +1,62 @@
+"""Continued pre-training: next-token prediction on packed text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from medrl.config.supervised import PretrainConfig
+from medrl.data.datasets import read_texts
+from medrl.errors import ModelError
+from medrl.workers.supervised import Job, Rows, build_rows, checked_tokenizer, run_stage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
+
+
+def run_pretrain(config: PretrainConfig) -> dict[str, Any]:
+    """Train on plain text and write `<run_dir>`: the model, report.json, config.yaml, metrics.jsonl.
+
+    Returns the report. Raises DataError, ModelError or ConfigError before any worker starts, TrainingError when the
+    loss is not finite, WorkerError when a worker dies.
+    """
+    tokenizer = checked_tokenizer(config)
+    files = {"train": config.data.train, "eval": config.data.eval}
+    rows = {name: text_rows(tokenizer, path, config.training.max_length) for name, path in files.items() if path}
+    return run_stage("pretrain", config, _train, rows)
+
+
+def text_rows(tokenizer: PreTrainedTokenizerBase, path: str, max_length: int) -> Rows:
+    """Every document and an end token after it, as one stream cut into blocks of `max_length` tokens."""
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no end token to put between documents",
+                         remedy="set eos_token in tokenizer_config.json")
+    documents = tokenizer(read_texts(path))["input_ids"]
+    blocks = pack(documents, tokenizer.eos_token_id, max_length)
+    return build_rows([{"input_ids": block, "labels": block} for block in blocks], path, max_length)
+
+
+def pack(documents: Iterable[list[int]], end: int, size: int) -> list[list[int]]:
+    """Documents, each closed by `end`, joined and cut into blocks of `size`. The last block is shorter, or left out if
+    it has a single token: there is nothing to predict in it."""
+    stream: list[int] = []
+    for ids in documents:
+        stream += ids
+        if ids[-1:] != [end]:
+            stream.append(end)
+    blocks = [stream[i:i + size] for i in range(0, len(stream), size)]
+    return [block for block in blocks if len(block) > 1]
+
+
+def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
+    """One training worker. The imports take seconds and are needed in workers only."""
+    from trl import SFTConfig, SFTTrainer
+
+    from medrl.models.loading import load_causal_lm
+    from medrl.workers.evaluation import evaluate_causal
+    from medrl.workers.training import fit, training_arguments
+
+    arguments = SFTConfig(**training_arguments(job), dataset_kwargs={"skip_prepare_dataset": True})
+    outcome = fit(job, tables["train"], SFTTrainer, arguments, load_causal_lm, "causal")
+    return outcome | ({"eval": evaluate_causal(job, tables["eval"])} if "eval" in tables else {})

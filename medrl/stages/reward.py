@@ -1,0 +1,91 @@
+"""The reward model: a scalar for a whole answer, trained so that chosen answers score above rejected ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medrl.config.common import ModelConfig
+from medrl.config.supervised import RewardConfig
+from medrl.data.chat import check_tokenizer, encode_answer
+from medrl.data.datasets import read_conversations, read_pairs
+from medrl.errors import TrainingError
+from medrl.workers.supervised import Job, Rows, build_rows, checked_tokenizer, run_stage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def run_reward(config: RewardConfig) -> dict[str, Any]:
+    """Train on preference pairs and write `<run_dir>`: the model, report.json, config.yaml, metrics.jsonl.
+
+    The model directory also gets calibration.json: mean and deviation of its scores of SFT answers. Returns the
+    report. Raises DataError, ModelError or ConfigError before any worker starts, TrainingError when the loss is not
+    finite or all answers score the same, WorkerError when a worker dies.
+    """
+    tokenizer = checked_tokenizer(config)
+    check_tokenizer(tokenizer)
+    data, max_length = config.data, config.training.max_length
+    rows = {name: pair_rows(tokenizer, path, max_length) for name, path in (("train", data.train), ("eval", data.eval))}
+    if data.calibration:
+        rows["calibration"] = answer_rows(tokenizer, data.calibration, max_length)
+    return run_stage("reward", config, _train, rows)
+
+
+def pair_rows(tokenizer: PreTrainedTokenizerBase, path: str, max_length: int) -> Rows:
+    """One row a pair: the prompt with the chosen answer, and with the rejected one, both with their end token."""
+    rows = [{f"{side}_ids": encode_answer(tokenizer, pair.messages, answer, ended=True)
+             for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected))} for pair in read_pairs(path)]
+    return build_rows(rows, path, max_length)
+
+
+def answer_rows(tokenizer: PreTrainedTokenizerBase, path: str, max_length: int) -> Rows:
+    """One row a conversation: all of it up to the last answer, which the reward model scores."""
+    rows = [{"input_ids": encode_answer(tokenizer, messages[:-1], messages[-1]["content"], ended=True)}
+            for messages in read_conversations(path)]
+    return build_rows(rows, path, max_length)
+
+
+def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
+    """One training worker. The imports take seconds and are needed in workers only."""
+    from trl import RewardConfig as TrlRewardConfig
+    from trl import RewardTrainer
+
+    from medrl.workers.training import fit, training_arguments
+
+    arguments = TrlRewardConfig(**training_arguments(job))
+    outcome = fit(job, tables["train"], RewardTrainer, arguments, _load_classifier, "scalar")
+    return outcome | _measure(job, tables)
+
+
+def _load_classifier(model: ModelConfig) -> PreTrainedModel:
+    """A sequence classifier with one label, its head new if the checkpoint has none."""
+    from transformers import AutoModelForSequenceClassification
+
+    from medrl.models.loading import load_pretrained
+
+    return load_pretrained(AutoModelForSequenceClassification, model, may_miss=("score.weight",), num_labels=1)
+
+
+def _measure(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
+    """Score the held-out pairs and the SFT answers with the model that was saved; write its calibration."""
+    import torch.distributed as dist
+
+    from medrl.models.export import save_calibration
+    from medrl.workers.evaluation import score_answers
+
+    pairs, answers = tables["eval"], tables.get("calibration")
+    columns = [pairs["chosen_ids"], pairs["rejected_ids"], *([answers["input_ids"]] if answers else [])]
+    chosen, rejected, *rest = score_answers(job, columns)
+    reference = rest[0] if rest else chosen
+    mean, std, margins = float(reference.mean()), float(reference.std()), chosen - rejected
+    if not std > 0:
+        raise TrainingError("the reward model gives every answer the same score", limit="scores that differ",
+                            got=f"{len(reference)} answers, deviation {std}",
+                            remedy="train longer, or give more calibration answers")
+    if dist.get_rank() == 0:
+        for folder in (job.model, job.adapter) if job.config.lora else (job.model,):
+            save_calibration(folder, mean, std)
+    return {"eval": {"accuracy": float((margins > 0).mean()), "margin": float(margins.mean()), "pairs": len(margins),
+                     "chosen_mean": float(chosen.mean()), "rejected_mean": float(rejected.mean())},
+            "calibration": {"mean": mean, "std": std, "answers": len(reference)}}

@@ -1,0 +1,51 @@
+"""Supervised fine-tuning on conversations; only what the assistant says is learned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medrl.config.supervised import SftConfig
+from medrl.data.chat import check_tokenizer, encode_conversation
+from medrl.data.datasets import read_conversations
+from medrl.workers.supervised import IGNORED, Job, Rows, build_rows, checked_tokenizer, run_stage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
+
+
+def run_sft(config: SftConfig) -> dict[str, Any]:
+    """Train on conversations and write `<run_dir>`: the model, report.json, config.yaml, metrics.jsonl.
+
+    Returns the report. Raises DataError, ModelError or ConfigError before any worker starts, TrainingError when the
+    loss is not finite, WorkerError when a worker dies.
+    """
+    tokenizer = checked_tokenizer(config)
+    check_tokenizer(tokenizer)
+    files = {"train": config.data.train, "eval": config.data.eval}
+    length = config.training.max_length
+    rows = {name: conversation_rows(tokenizer, path, length) for name, path in files.items() if path}
+    return run_stage("sft", config, _train, rows)
+
+
+def conversation_rows(tokenizer: PreTrainedTokenizerBase, path: str, max_length: int) -> Rows:
+    """One row a conversation; labels are the ids of assistant tokens, and -100 elsewhere."""
+    rows = []
+    for messages in read_conversations(path):
+        ids, mask = encode_conversation(tokenizer, messages)
+        labels = [token if learned else IGNORED for token, learned in zip(ids, mask, strict=True)]
+        rows.append({"input_ids": ids, "labels": labels})
+    return build_rows(rows, path, max_length)
+
+
+def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
+    """One training worker. The imports take seconds and are needed in workers only."""
+    from trl import SFTConfig, SFTTrainer
+
+    from medrl.models.loading import load_causal_lm
+    from medrl.workers.evaluation import evaluate_causal
+    from medrl.workers.training import fit, training_arguments
+
+    arguments = SFTConfig(**training_arguments(job), dataset_kwargs={"skip_prepare_dataset": True})
+    outcome = fit(job, tables["train"], SFTTrainer, arguments, load_causal_lm, "causal")
+    return outcome | ({"eval": evaluate_causal(job, tables["eval"])} if "eval" in tables else {})

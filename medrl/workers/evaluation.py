@@ -1,0 +1,99 @@
+"""Evaluation of a model that a supervised stage has saved: what the next stage gets is what is measured.
+
+Rows are shared out over the training workers; each loads the saved model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from medrl.algo.masking import position_ids
+from medrl.models.device import pick_device
+from medrl.models.loading import load_causal_lm
+from medrl.models.scalar_head import ScalarModel, last_token_scores
+from medrl.workers.supervised import IGNORED, Job
+
+TOKENS = 16384  # in one forward pass
+LOGITS = 2**28  # numbers in one forward pass; 1 GiB in float32
+
+
+def evaluate_causal(job: Job, table: pa.Table) -> dict[str, float]:
+    """Loss per learned token, perplexity and accuracy of the saved model, on rows with input_ids and labels."""
+    model = load_causal_lm(job.config.model.model_copy(update={"path": str(job.model)})).to(pick_device())
+    ids, labels = table["input_ids"].to_pylist(), table["labels"].to_pylist()
+    losses = over_ranks(lambda rows: _token_losses(model, rows), list(zip(ids, labels, strict=True)))
+    loss, tokens, correct = losses.sum(0).tolist()
+    mean = loss / tokens
+    return {"loss": mean, "perplexity": math.exp(mean), "token_accuracy": correct / tokens, "tokens": tokens}
+
+
+@torch.inference_mode()
+def _token_losses(model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
+    """Per row: summed negative log-prob of the learned tokens, their number, how many the model puts first. [n, 3]"""
+    result = np.zeros((len(rows), 3))
+    budget = min(TOKENS, LOGITS // model.config.get_text_config().vocab_size)
+    for group in batches([len(ids) for ids, _ in rows], budget):
+        ids = padded([rows[i][0] for i in group], 0, model.device)
+        labels = padded([rows[i][1] for i in group], IGNORED, model.device)[:, 1:]
+        real = padded([[1] * len(rows[i][0]) for i in group], 0, model.device)
+        logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits[:, :-1].float()
+        losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        learned = labels != IGNORED
+        correct = learned & (logits.argmax(-1) == labels)
+        result[group] = torch.stack([losses.double().sum(1), learned.sum(1), correct.sum(1)], 1).cpu().numpy()
+    return result
+
+
+def score_answers(job: Job, columns: Sequence[pa.ChunkedArray]) -> list[np.ndarray]:
+    """Raw scores [n] by the reward model that was saved, of each column's rows of token ids."""
+    model = ScalarModel.from_reward(str(job.model), job.config.model.dtype).to(pick_device())
+    return [over_ranks(lambda rows: _scores(model, rows), column.to_pylist()) for column in columns]
+
+
+@torch.inference_mode()
+def _scores(model: ScalarModel, rows: Sequence[list[int]]) -> np.ndarray:
+    result = np.zeros(len(rows))
+    device = model.head.weight.device
+    for group in batches([len(ids) for ids in rows], TOKENS):
+        ids = padded([rows[i] for i in group], 0, device)
+        real = padded([[1] * len(rows[i]) for i in group], 0, device)
+        result[group] = last_token_scores(model(ids, real, position_ids(real)), real).double().cpu().numpy()
+    return result
+
+
+def over_ranks(measure: Callable[[Sequence[Any]], np.ndarray], rows: Sequence[Any]) -> np.ndarray:
+    """`measure(rows)` [n, …] with the rows shared out over the ranks: the whole result, in order, on every rank."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    parts: list[Any] = [None] * world
+    dist.all_gather_object(parts, measure(rows[rank::world]))
+    whole = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
+    for start, part in enumerate(parts):
+        whole[start::world] = part
+    return whole
+
+
+def batches(lengths: Sequence[int], tokens: int) -> list[np.ndarray]:
+    """Row numbers in groups of like length, each at most `tokens` when padded, or a single row."""
+    groups: list[list[int]] = []
+    for row in np.argsort(-np.asarray(lengths), kind="stable"):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= tokens:
+            groups[-1].append(int(row))
+        else:
+            groups.append([int(row)])
+    return [np.array(group) for group in groups]
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> torch.Tensor:
+    """Rows as one tensor [B, T], right-padded with `fill`."""
+    tensors = [torch.tensor(row) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill).to(device)

@@ -1,0 +1,175 @@
+"""What pretrain, sft and reward share in the driver: checks, rows, the run's folder, its report.
+
+A run is written to `<run_dir>.partial` and takes the place of an earlier run of the same name only when it has
+finished. A run that fails leaves its partial folder, so nothing it wrote is lost, and the earlier run as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import yaml
+
+from medrl.config.common import SupervisedConfig
+from medrl.errors import ConfigError, DataError, ModelError
+from medrl.models.loading import check_model_dir, load_tokenizer
+from medrl.workers.cluster import connect
+from medrl.workers.train import launch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "ray")
+IGNORED = -100  # label of a token that is not learned
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenised rows; each column of `table` holds one list of int32 a row. Example: columns input_ids, labels."""
+
+    table: pa.Table
+    dropped: int  # rows left out because they are longer than training.max_length
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver tells every training worker. All paths are absolute: workers run in a folder of their own."""
+
+    stage: str
+    config: SupervisedConfig
+    folder: Path  # where to write; on storage that every worker sees
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object for each optimizer step."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        """The LoRA adapter in PEFT's format."""
+        return self.folder / "adapter"
+
+    @property
+    def model(self) -> Path:
+        """The model the next stage starts from."""
+        return self.folder / ("model" if self.config.lora is None else "merged")
+
+
+def checked_tokenizer(config: SupervisedConfig) -> PreTrainedTokenizerBase:
+    """The run's tokenizer, once the model directory is seen to be complete and to go with it and with max_length."""
+    directory = check_model_dir(config.model.path, tokenizer=config.model.tokenizer is None)
+    tokenizer = load_tokenizer(config.model)
+    values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    values |= values.get("text_config", {})
+    context, vocabulary = values.get("max_position_embeddings"), values.get("vocab_size")
+    if context and config.training.max_length > context:
+        raise ConfigError("training.max_length is more than the model can read", got=str(config.training.max_length),
+                          limit=f"{context} tokens (max_position_embeddings)", remedy="lower training.max_length")
+    largest = max(tokenizer.get_vocab().values())
+    if vocabulary and largest >= vocabulary:
+        raise ModelError("the tokenizer does not belong to the model", limit=f"token ids below vocab_size {vocabulary}",
+                         got=f"token id {largest}", remedy="set model.tokenizer to the model's own tokenizer")
+    return tokenizer
+
+
+def build_rows(rows: Sequence[dict[str, list[int]]], path: str, max_length: int) -> Rows:
+    """Keep the rows whose columns all fit into `max_length` tokens; say how many do not, and refuse if none does.
+
+    Nothing is cut: an answer without its start or its end teaches the wrong thing.
+    """
+    kept = [row for row in rows if max(map(len, row.values())) <= max_length]
+    dropped = len(rows) - len(kept)
+    if not kept:
+        shortest = min(max(map(len, row.values())) for row in rows)
+        raise DataError(f"{path}: every row is too long", limit=f"training.max_length {max_length} tokens",
+                        got=f"{len(rows)} rows of {shortest} tokens or more", remedy="raise training.max_length")
+    if dropped:
+        print(f"{path}: left out {dropped} of {len(rows)} rows, longer than training.max_length {max_length} tokens")
+    columns = {name: pa.array([row[name] for row in kept], pa.list_(pa.int32())) for name in kept[0]}
+    tokens = sum(len(ids) for row in kept for name, ids in row.items() if name != "labels")
+    return Rows(pa.table(columns), dropped, tokens)
+
+
+def run_stage(
+    stage: str, config: SupervisedConfig, loop: Callable[[Job, dict[str, pa.Table]], dict], rows: dict[str, Rows],
+) -> dict[str, Any]:
+    """Train with `loop` as every worker's function; return the report, which report.json holds too."""
+    started = time.monotonic()
+    with _run_folder(config) as folder:
+        job = Job(stage, _with_absolute_paths(config), folder)
+        resolved = yaml.safe_dump(config.model_dump(), allow_unicode=True, sort_keys=False)
+        (folder / "config.yaml").write_text(resolved, encoding="utf-8")
+        tables = {name: r.table for name, r in rows.items()}
+        with connect(config.ray, config.scaling.workers * config.scaling.cpus_per_worker):
+            outcome = launch(loop, job, tables, config.scaling, folder, _Progress(job).show)
+        run_dir = Path(config.run_dir)
+        report = {
+            "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),
+            "adapter": str(run_dir / job.adapter.name) if config.lora else None,
+            "rows": {name: {"used": r.table.num_rows, "dropped": r.dropped, "tokens": r.tokens}
+                     for name, r in rows.items()},
+            **outcome, "seconds": round(time.monotonic() - started, 1),
+            "versions": {name: version(name) for name in LIBRARIES},
+        }
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+@contextmanager
+def _run_folder(config: SupervisedConfig) -> Iterator[Path]:
+    """An empty folder that becomes `config.run_dir` if the block ends without an error."""
+    final = Path(config.run_dir).absolute()
+    if final.exists() and not (final / "report.json").is_file():
+        raise ConfigError(f"{final} exists and does not hold a finished run", got="no report.json in it",
+                          remedy="choose another name or output_dir, or move it away")
+    partial, old = final.with_name(final.name + ".partial"), final.with_name(final.name + ".old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _with_absolute_paths(config: SupervisedConfig) -> SupervisedConfig:
+    """Model paths that exist here become absolute; others are hub ids."""
+    paths = {name: str(Path(path).absolute()) for name in ("path", "tokenizer")
+             if (path := getattr(config.model, name)) and Path(path).exists()}
+    return config.model_copy(update={"model": config.model.model_copy(update=paths)})
+
+
+class _Progress:
+    """Prints about ten lines of a run's metrics.jsonl while a worker writes it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.position = 0
+
+    def show(self) -> None:
+        if not self.job.metrics.exists():
+            return
+        with self.job.metrics.open("rb") as file:
+            file.seek(self.position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # still being written
+                self.position += len(line)
+                self._print(json.loads(line))
+
+    def _print(self, row: dict[str, Any]) -> None:
+        step, steps = row["step"], row["steps"]
+        if step in (1, steps) or step % max(1, steps // 10) == 0:
+            print(f"{self.job.stage} step {step}/{steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}"
+                  f"  {row['seconds']:.0f} s", flush=True)

@@ -1,0 +1,28 @@
+"""One Ray for each test module, on real components."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A local cluster with more logical CPUs than the machine has: roles take turns."""
+    from medrl.config.common import RayConfig
+    from medrl.workers.cluster import connect
+
+    with connect(RayConfig(num_cpus=12)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny policy, reward model and prompts."""
+    from tests.tiny import ppo_values
+
+    folder = tmp_path_factory.mktemp("tiny")
+    ppo_values(folder)
+    return folder

@@ -1,0 +1,178 @@
+"""A tiny model on disk, recorded rollouts, and groups of real DeepSpeed ranks in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from medrl.types import Experience
+from tests.tiny import ppo_values
+
+ROWS, WIDTH, VOCABULARY = 14, 15, 300
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """Tiny models: policy/ and reward/ (calibrated), one tokenizer."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def make_config(folder):
+    """Plain values of a PpoConfig. `learner` overwrites the sections of both learners, `algorithm` its own."""
+
+    def make(*, lora: bool = True, dtype: str = "float32", algorithm: dict | None = None, critic: dict | None = None,
+             **learner) -> dict:
+        adapter = {"rank": 4, "alpha": 8.0} if lora else None
+        optimizer = {"lr": 1e-3, "warmup_steps": 2, "max_grad_norm": 0.5}
+        return ppo_values(
+            folder, model={"path": str(folder / "policy"), "dtype": dtype}, lora=adapter,
+            data={"batch_size": ROWS}, sampling={"max_tokens": 9, "temperature": 0.7},
+            algorithm={"epochs": 2, "mini_batches": 2, "kl": {"use": "loss", "estimator": "k2", "coef": 0.1},
+                       "entropy_coef": 0.01} | (algorithm or {}),
+            learner={"optimizer": optimizer} | learner,
+            critic={"optimizer": optimizer, "lora": adapter} | learner | (critic or {}),
+            reference={"mode": "shared" if lora else "dedicated"})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def experience() -> Experience:
+    """Recorded answers of 1 to 9 tokens, one row without any; the old log-probs are not the model's: clips take part."""
+    rng = np.random.default_rng(7)
+    b, t = ROWS, WIDTH
+    prompts, answers = rng.integers(2, 7, b), rng.integers(1, 10, b)
+    answers[3], answers[5] = 0, 1
+    position = np.arange(t)
+    real = position < (prompts + answers)[:, None]
+    response = real & (position >= prompts[:, None])
+
+    def tokens(centre: float, spread: float) -> np.ndarray:
+        return np.where(response, rng.normal(centre, spread, (b, t)), 0).astype(np.float32)
+
+    return Experience(
+        ids=np.where(real, rng.integers(3, VOCABULARY, (b, t)), 0), attention_mask=real, response_mask=response,
+        engine_logprobs=tokens(-5.8, 0.1), ended=rng.random(b) < 0.8, logprobs=tokens(-5.8, 0.15),
+        ref_logprobs=tokens(-5.8, 0.15), values=tokens(0, 0.3), rewards=tokens(0, 1), advantages=tokens(0, 1),
+        returns=tokens(0, 1), importance=np.abs(tokens(1, 0.2)), scores=np.zeros(b, np.float32),
+        raw_scores=np.zeros(b, np.float32))
+
+
+@pytest.fixture(scope="session")
+def on_policy(folder, make_config, experience) -> Experience:
+    """The same answers with the untrained policy's own log-probs as the old ones."""
+    make_config()  # writes the models
+    logprobs = policy_logprobs(AutoModelForCausalLM.from_pretrained(folder / "policy"), experience, temperature=0.7)
+    return replace(experience, logprobs=logprobs.detach().numpy(), ref_logprobs=logprobs.detach().numpy())
+
+
+def policy_logprobs(model, batch, temperature: float) -> torch.Tensor:
+    """[B, T] log-probs of the response tokens, straight from the definition, on right-padded rows."""
+    ids = torch.tensor(batch.ids)
+    logits = model(input_ids=ids, attention_mask=torch.tensor(batch.attention_mask).long()).logits
+    chosen = torch.log_softmax(logits[:, :-1] / temperature, -1).gather(-1, ids[:, 1:, None])[..., 0]
+    return torch.nn.functional.pad(chosen, (1, 0)) * torch.tensor(batch.response_mask)
+
+
+@pytest.fixture(scope="session")
+def run_ranks(tmp_path_factory):
+    """Run named tasks on `world` ranks; answers [rank][task][call]."""
+
+    def run(world: int, tasks: dict[str, tuple[str, dict, list[tuple[str, tuple]]]]) -> list[dict[str, list]]:
+        job = tmp_path_factory.mktemp("job")
+        (job / "tasks").write_bytes(pickle.dumps(tasks))
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = str(s.getsockname()[1])
+        here = Path(__file__).parent
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parents[2]), "PYTHONWARNINGS": "ignore"}
+        ranks = [
+            subprocess.Popen([sys.executable, str(here / "rank.py"), str(job / "tasks"), str(rank), str(world), port,
+                              str(job / f"out{rank}")], env=environment)
+            for rank in range(world)
+        ]
+        try:
+            codes = [process.wait(timeout=400) for process in ranks]
+        finally:
+            for process in ranks:
+                process.kill()
+        assert codes == [0] * world
+        return [pickle.loads((job / f"out{rank}").read_bytes()) for rank in range(world)]
+
+    return run
+
+
+STAGES = (0, 2, 3)
+FULL_BATCH = 32  # one micro-batch a rank
+PROBE = (5, 17, 300, 42, 8, 99)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="session")
+def tasks(make_config, experience, on_policy, checkpoints):
+    """What every group of ranks is asked to do, at one ZeRO stage and micro-batch size."""
+
+    def build(stage: int, micro_batch_size: int, tag: str) -> dict[str, tuple]:
+        broken = replace(experience, advantages=np.where(experience.response_mask, np.nan, 0).astype(np.float32))
+        huge = replace(experience, advantages=np.float32(3e38) * np.sign(experience.advantages))
+        shape = {"zero_stage": stage, "micro_batch_size": micro_batch_size}
+        folder = str(checkpoints / f"{tag}-{stage}")
+        policy_calls = [
+            ("parameters", ()), ("logprobs", (experience,)), ("update", (experience, 0.1, 3)), ("parameters", ()),
+            ("export_weights", (PROBE,)), ("ref_logprobs", (experience,)), ("save", (f"{folder}/policy",)),
+            ("update", (experience, 0.2, 4)), ("parameters", ()), ("describe", ()),
+        ]
+        critic_calls = [
+            ("parameters", ()), ("values", (experience,)), ("update", (experience, 3)), ("parameters", ()),
+            ("save", (f"{folder}/critic",)), ("update", (experience, 4)), ("parameters", ()),
+        ]
+        guards = [("parameters", ()), ("update", (broken, 0.1, 3)), ("parameters", ()), ("update", (on_policy, 0.1, 3)),
+                  ("parameters", ())]
+        return {
+            "policy": ("policy", make_config(**shape), policy_calls),
+            "full": ("policy", make_config(lora=False, **shape), policy_calls),
+            "critic": ("critic", make_config(**shape), critic_calls),
+            "canary": ("policy", make_config(**shape), [("reference_canary", ()), *[("update", (experience, 0.1, 3))] * 10,
+                                                        ("reference_canary", ())]),
+            "undisturbed": ("policy", make_config(**shape), [("update", (on_policy, 0.1, 3)), ("parameters", ())]),
+            "broken": ("policy", make_config(**shape), guards),
+            "huge": ("policy", make_config(**shape), [guards[0], ("update", (huge, 0.1, 3)), guards[2]]),
+            "stopped": ("policy", make_config(algorithm={"target_kl": 0.004}, **shape),
+                        [guards[0], ("update", (experience, 0.1, 3)), *guards[2:]]),
+            "checkpointed": ("policy", make_config(gradient_checkpointing=True, **shape),
+                             [("update", (on_policy, 0.1, 3)), ("parameters", ())]),
+            "half": ("policy", make_config(dtype="bfloat16", **shape),
+                     [("logprobs", (experience,)), ("ref_logprobs", (experience,)), ("update", (experience, 0.1, 3)),
+                      ("parameters", ())]),
+            "half-full": ("policy", make_config(dtype="bfloat16", lora=False, **shape),
+                          [("parameters", ()), ("update", (experience, 0.1, 3)), ("parameters", ())]),
+        }
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def two_ranks(run_ranks, tasks) -> list[dict[str, list]]:
+    """Two ranks × four micro-batches (the last of rank 1 a stand-in), at every ZeRO stage: answers [rank]["0-policy"][call]."""
+    return run_ranks(2, {f"{stage}-{name}": task for stage in STAGES for name, task in tasks(stage, 1, "two").items()})
+
+
+@pytest.fixture(scope="session")
+def one_rank(run_ranks, tasks) -> dict[str, list]:
+    """One rank × one micro-batch, ZeRO 0."""
+    return run_ranks(1, tasks(0, FULL_BATCH, "one"))[0]

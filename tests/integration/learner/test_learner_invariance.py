@@ -1,0 +1,108 @@
+"""How work is shared out must not show: 1 rank × 1 micro-batch against 2 ranks × 4, at ZeRO 0, 2 and 3."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medrl.errors import ConfigError, MedrlError, TrainingError
+
+STAGES = (0, 2, 3)
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """‖a − b‖ over all tensors."""
+    assert a.keys() == b.keys()
+    return sum(float((a[name].double() - b[name].double()).square().sum()) for name in a) ** 0.5
+
+
+def size(a: dict[str, torch.Tensor]) -> float:
+    return sum(float(tensor.double().square().sum()) for tensor in a.values()) ** 0.5
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("task", ["policy", "full", "critic"])
+def test_parameters_do_not_depend_on_ranks_and_micro_batches(one_rank, two_ranks, task, stage):
+    before, outputs, metrics, after = one_rank[task][:4]
+    for rank in two_ranks:
+        other_before, other_outputs, other_metrics, other_after = rank[f"{stage}-{task}"][:4]
+        assert equal(other_before, before)
+        np.testing.assert_allclose(other_outputs[0], outputs[0], atol=2e-6)
+        assert distance(other_after, after) <= 1e-5 * size(after)
+        assert distance(other_after, after) <= 1e-3 * distance(after, before)  # of what was learned, not of what was there
+        assert other_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("task", ["policy", "full", "critic"])
+def test_every_rank_reports_the_same(two_ranks, task, stage):
+    first, second = (rank[f"{stage}-{task}"] for rank in two_ranks)
+    assert first[2] == second[2]
+    assert equal(first[3], second[3])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_recomputed_activations_change_nothing(one_rank, two_ranks, stage):
+    plain = one_rank["undisturbed"][1]
+    for recomputed in (one_rank["checkpointed"][1], two_ranks[0][f"{stage}-checkpointed"][1]):
+        assert distance(recomputed, plain) <= 1e-5 * size(plain)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_loss_that_is_not_finite_stops_all_ranks_and_leaves_no_trace(two_ranks, stage):
+    for rank in two_ranks:
+        before, error, after, _, resumed = rank[f"{stage}-broken"]
+        assert isinstance(error, TrainingError) and "loss" in str(error)
+        assert equal(before, after)
+        assert equal(resumed, rank[f"{stage}-undisturbed"][1])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gradient_norm_that_is_not_finite_stops_all_ranks_before_parameters_change(two_ranks, stage):
+    for rank in two_ranks:
+        before, error, after = rank[f"{stage}-huge"]
+        assert isinstance(error, TrainingError)
+        assert equal(before, after)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_early_stop_takes_no_further_step_and_leaves_no_trace(two_ranks, stage):
+    for rank in two_ranks:
+        before, metrics, after, _, resumed = rank[f"{stage}-stopped"]
+        assert metrics["approx_kl"] > 0.004 and metrics["optimizer_steps"] == 0
+        assert equal(before, after)
+        assert equal(resumed, rank[f"{stage}-undisturbed"][1])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_canary_is_bit_identical_after_ten_updates(two_ranks, stage):
+    for rank in two_ranks:
+        before, *metrics, after = rank[f"{stage}-canary"]
+        assert before == after and len(before) > 10
+        assert metrics[-1]["approx_kl"] > metrics[0]["approx_kl"]  # while the policy moved
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_bfloat16_base_trains_float32_adapters_from_its_reference(two_ranks, stage):
+    logprobs, ref_logprobs, metrics, adapter = two_ranks[0][f"{stage}-half"]
+    np.testing.assert_array_equal(logprobs, ref_logprobs)
+    assert all(tensor.dtype == torch.float32 for tensor in adapter.values())
+    assert np.isfinite(list(metrics.values())).all()
+    assert max(float(t.abs().max()) for name, t in adapter.items() if "lora_B" in name) > 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_full_bfloat16_training_needs_float32_master_weights(two_ranks, stage):
+    answers = two_ranks[0][f"{stage}-half-full"]
+    if stage == 0:
+        assert isinstance(answers, ConfigError) and "zero_stage" in str(answers)
+        return
+    before, metrics, after = answers
+    assert not isinstance(metrics, MedrlError) and metrics["optimizer_steps"] == 4
+    assert all(tensor.dtype == torch.bfloat16 for tensor in after.values())
+    assert not equal(before, after)

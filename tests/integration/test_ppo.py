@@ -1,0 +1,120 @@
+"""The PPO stage on the real Ray, DeepSpeed and vLLM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medrl.config.base import build_config
+from medrl.config.ppo import PpoConfig
+from medrl.errors import ConfigError, RewardError
+from tests.tiny import ppo_values
+
+pytestmark = pytest.mark.ray
+
+
+def config_for(folder: Path, **sections) -> PpoConfig:
+    return build_config(PpoConfig, ppo_values(folder, **sections))
+
+
+def metrics_of(summary: dict) -> list[dict]:
+    return [json.loads(line) for line in (Path(summary["run_dir"]) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster, tiny_run: Path) -> dict:
+    """Two steps with two learner ranks and two rollout engines."""
+    from medrl.stages.ppo import run_ppo
+
+    config = config_for(tiny_run, name="finished", learner={"workers": 2}, rollout={"workers": 2},
+                        checkpoint={"every": 1, "keep_last": 2}, tracking=["jsonl", "tensorboard"])
+    return run_ppo(config)
+
+
+def test_the_real_engines_ran(finished: dict) -> None:
+    assert finished["engines"]["policy"].startswith("deepspeed.") and finished["engines"]["critic"].startswith("deepspeed.")
+    assert finished["engines"]["rollout"].startswith("vllm.")
+
+
+def test_every_step_is_logged_with_finite_numbers(finished: dict) -> None:
+    rows = metrics_of(finished)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(np.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
+    assert {"rollout/kl_sum_mean", "policy/approx_kl", "critic/explained_variance", "time/generate", "sync/probe_gap"} <= rows[0].keys()
+
+
+def test_the_first_step_starts_at_the_reference_and_the_engine_agrees_with_the_learner(finished: dict) -> None:
+    first, second = metrics_of(finished)
+    assert abs(first["rollout/kl_sum_mean"]) < 1e-5 and second["rollout/kl_sum_mean"] != 0
+    assert first["rollout/engine_gap_max"] < 1e-3 and second["rollout/engine_gap_max"] < 1e-3
+
+
+def test_the_adapter_is_exported_and_every_file_of_the_run_is_there(finished: dict) -> None:
+    run = Path(finished["run_dir"])
+    assert (Path(finished["output"]) / "adapter_model.safetensors").is_file()
+    for name in ("config.yaml", "versions.json", "metrics.jsonl", "samples.jsonl", "summary.json"):
+        assert (run / name).is_file()
+    assert list(run.glob("**/events.out.tfevents*"))
+    assert {"score_mean", "length_mean", "distinct_2"} <= finished["evaluation_after"].keys()
+
+
+def test_a_finished_run_has_nothing_to_resume(finished: dict, ray_cluster, tiny_run: Path) -> None:
+    from medrl.stages.ppo import run_ppo
+
+    config = config_for(tiny_run, name="finished", learner={"workers": 2}, rollout={"workers": 2},
+                        checkpoint={"every": 1, "keep_last": 2}, tracking=["jsonl", "tensorboard"])
+    with pytest.raises(ConfigError, match="complete"):
+        run_ppo(config, resume=True)
+
+
+def test_shared_and_dedicated_references_give_the_same_numbers(ray_cluster, tiny_run: Path) -> None:
+    import ray
+
+    from medrl.data.batching import collate
+    from medrl.stages.ppo_inputs import prepare, rollout_requests
+    from medrl.types import Completion
+    from medrl.workers.group import gather
+    from medrl.workers.launch import launch_workers
+    from medrl.workers.policy import SharedReference
+
+    config = config_for(tiny_run, reference={"mode": "dedicated", "workers": 2}, rollout={"engine": "hf"}, learner={"micro_batch_size": 3})
+    inputs = prepare(config)
+    rng = np.random.default_rng(0)
+    completions = [Completion(request.prompt, 0, tuple(rng.integers(3, 200, 5 + i).tolist()), (0.0,) * (5 + i), "length", 0)
+                   for i, request in enumerate(rollout_requests(config, 1, inputs.prompts.next_batch()))]
+    with launch_workers(config, inputs.launch) as workers:
+        batch = ray.put(collate(completions, inputs.pad_id))
+        shared, dedicated, policy = gather(SharedReference(workers.policy).logprobs(batch), workers.reference.logprobs(batch),
+                                           workers.policy.logprobs(batch))
+    assert np.abs(shared).max() > 1
+    np.testing.assert_allclose(shared, dedicated, atol=1e-6)
+    np.testing.assert_allclose(shared, policy, atol=1e-6)  # B = 0 at the start
+
+
+@pytest.mark.parametrize(("function", "words"), [("not_a_number", "not a finite number"), ("raises", "raised"), ("too_few", "wrong number")])
+def test_a_scorer_that_fails_ends_the_run_with_its_name(ray_cluster, tiny_run: Path, function: str, words: str) -> None:
+    from medrl.stages.ppo import run_ppo
+
+    config = config_for(tiny_run, name=function, rollout={"engine": "hf"}, critic={"init": "policy"},
+                        reward={"sources": [{"name": "bad", "function": f"tests.integration.rewards:{function}"}]})
+    with pytest.raises(RewardError, match=words) as caught:
+        run_ppo(config)
+    assert "'bad'" in str(caught.value)
+
+
+def test_a_reward_function_and_a_reward_model_with_another_tokenizer_are_summed(ray_cluster, tiny_run: Path) -> None:
+    from medrl.stages.ppo import run_ppo
+    from tests.tiny import save_reward_model
+
+    if not (tiny_run / "other").exists():
+        save_reward_model(tiny_run / "other", vocab_size=280)
+    config = config_for(
+        tiny_run, name="two-sources", steps=1, rollout={"engine": "hf"}, critic={"init": "policy"},
+        reward={"sources": [{"name": "other", "model": str(tiny_run / "other"), "weight": 2.0},
+                            {"name": "length", "function": "tests.integration.rewards:length", "weight": 0.5}]})
+    row = metrics_of(run_ppo(config))[0]
+    expected = 2.0 * (row["source/other"] - 0.1) / 0.5 + 0.5 * row["source/length"]
+    assert row["rollout/raw_score_mean"] == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,105 @@
+"""PPO as a process of its own: killed, interrupted, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tests.tiny import ppo_values
+
+pytestmark = pytest.mark.ray
+
+STEPS = 4
+WAIT_SECONDS = 240
+
+
+def write_config(folder: Path, name: str) -> Path:
+    values = ppo_values(folder, name=name, steps=STEPS, checkpoint={"every": 2, "keep_last": 2})
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def start(config: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "medrl", "ppo", str(config), *arguments], start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "the run did not get that far"
+        time.sleep(0.1)
+
+
+def rows(folder: Path, name: str, file: str = "metrics.jsonl") -> list[dict]:
+    path = folder / "runs" / name / file
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    return not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_run: Path) -> list[dict]:
+    """The metrics of a run that nothing disturbs."""
+    process = start(write_config(tiny_run, "straight"))
+    output, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 0, output
+    return rows(tiny_run, "straight")
+
+
+def same(a: list[dict], b: list[dict]) -> None:
+    """Equal metrics, seconds and what follows from them aside."""
+    assert [row["step"] for row in a] == [row["step"] for row in b]
+    for left, right in zip(a, b, strict=True):
+        names = [n for n in left if not n.startswith(("time/", "sync/")) and "per_second" not in n and isinstance(left[n], float)]
+        assert len(names) > 20
+        for name in names:
+            assert right[name] == pytest.approx(left[name], rel=1e-4, abs=1e-7), (left["step"], name)
+
+
+def test_killed_and_resumed_equals_straight(straight: list[dict], tiny_run: Path) -> None:
+    config = write_config(tiny_run, "killed")
+    process = start(config)
+    wait_for(lambda: len(rows(tiny_run, "killed")) >= 3, process)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    assert gone(below), "workers outlived the driver"
+    resumed = start(config, "--resume")
+    output, _ = resumed.communicate(timeout=WAIT_SECONDS)
+    assert resumed.returncode == 0, output
+    same(straight, rows(tiny_run, "killed"))
+
+    def prompts(name: str) -> list[tuple]:
+        return [(r["step"], r["prompt_id"], r["answer"]) for r in rows(tiny_run, name, "samples.jsonl")]
+
+    assert prompts("killed") == prompts("straight")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143)])
+def test_a_signal_saves_frees_the_workers_and_exits(straight: list[dict], tiny_run: Path, signum: int, code: int) -> None:
+    config = write_config(tiny_run, f"signal-{code}")
+    process = start(config)
+    wait_for(lambda: len(rows(tiny_run, f"signal-{code}")) >= 1, process)
+    below = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signum)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    assert gone(below)
+    done = len(rows(tiny_run, f"signal-{code}"))
+    saved = sorted(p.name for p in (tiny_run / f"runs/signal-{code}/checkpoints").iterdir())
+    assert saved and saved[-1].endswith(f"{done:06d}"), saved

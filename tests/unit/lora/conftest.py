@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from hypothesis import settings
+
+from tests.unit.models.conftest import model_dir
+
+__all__ = ["model_dir"]
+
+settings.register_profile("no-deadline", deadline=None)  # a busy machine is not a failing test
+settings.load_profile("no-deadline")
