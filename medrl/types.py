@@ -21,7 +21,7 @@ Message = dict[str, str]  # {"role": "user", "content": "…"}
 
 @dataclass(frozen=True)
 class Prompt:
-    """One conversation that waits for an answer. Example: `Prompt("p17", ({"role": "user", "content": "hi"},), (5, 9))`.
+    """One conversation that waits for an answer: `Prompt("p17", ({"role": "user", "content": "hi"},), (5, 9))`.
 
     `id` is stable over runs (a hash of the messages), so that request seeds derived from it are too.
     """
@@ -57,7 +57,9 @@ class Completion:
 
     def __post_init__(self) -> None:
         if not self.ids or len(self.ids) != len(self.logprobs):
-            raise ValueError(f"completion of prompt {self.prompt.id}: {len(self.ids)} tokens, {len(self.logprobs)} log-probs")
+            raise ValueError(
+                f"completion of prompt {self.prompt.id}: {len(self.ids)} tokens, {len(self.logprobs)} log-probs"
+            )
 
 
 def _check_shapes(batch: object, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -79,7 +81,9 @@ class RolloutBatch:
 
     def __post_init__(self) -> None:
         b, t = self.ids.shape
-        _check_shapes(self, {"attention_mask": (b, t), "response_mask": (b, t), "engine_logprobs": (b, t), "ended": (b,)})
+        _check_shapes(
+            self, {"attention_mask": (b, t), "response_mask": (b, t), "engine_logprobs": (b, t), "ended": (b,)}
+        )
         if (self.response_mask & ~self.attention_mask).any():
             raise ValueError("response_mask is set on padding")
 

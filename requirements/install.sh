@@ -36,12 +36,12 @@ unset PYTHONDONTWRITEBYTECODE VIRTUAL_ENV PYTHONPATH
 export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say "installing uv"
-pip install --quiet --require-hashes --requirement requirements/uv.txt
+pip install -qq --require-hashes --requirement requirements/uv.txt
 
 say "installing the CPU build of PyTorch"
 # With pip, not uv: a machine may offer this build through pip's own settings.
-pip install --quiet --no-deps --requirement requirements/torch-cpu.txt 2>/dev/null ||
-    pip install --quiet --no-deps --requirement requirements/torch-cpu.txt --index-url https://download.pytorch.org/whl/cpu ||
+pip install -qq --no-deps --requirement requirements/torch-cpu.txt 2>/dev/null ||
+    pip install -qq --no-deps --requirement requirements/torch-cpu.txt --index-url https://download.pytorch.org/whl/cpu ||
     fail "no CPU build of PyTorch for Python ${wanted/ /.}: neither the default index nor PyTorch's own has it, or neither can be reached"
 
 say "installing the locked packages"

@@ -25,9 +25,15 @@ def save_tokenizer(path: Path, vocab_size: int = 320, texts: list[str] = TEXT):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=["<pad>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=["<pad>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>")
     fast.chat_template = TEMPLATE
     fast.save_pretrained(path)
@@ -38,9 +44,19 @@ def tiny_config(tokenizer, **changes):
     """A 2-layer Qwen3 config of some 50 thousand parameters."""
     from transformers import Qwen3Config
 
-    values = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 128, "tie_word_embeddings": True,
-              "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    values = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     return Qwen3Config(**(values | changes))
 
 
@@ -60,7 +76,9 @@ def save_reward_model(path: Path, seed: int = 1, **tokenizer_settings) -> Path:
     from transformers import Qwen3ForSequenceClassification
 
     torch.manual_seed(seed)
-    Qwen3ForSequenceClassification(tiny_config(save_tokenizer(path, **tokenizer_settings), num_labels=1)).save_pretrained(path)
+    Qwen3ForSequenceClassification(
+        tiny_config(save_tokenizer(path, **tokenizer_settings), num_labels=1)
+    ).save_pretrained(path)
     (path / "calibration.json").write_text(json.dumps({"mean": 0.1, "std": 0.5}))
     return path
 
@@ -80,18 +98,33 @@ def ppo_values(folder: Path, **sections) -> dict:
         save_prompts(folder / "prompts.jsonl")
         save_prompts(folder / "eval.jsonl", 4)
     values: dict = {
-        "name": "run", "output_dir": str(folder / "runs"), "seed": 7, "steps": 2,
+        "name": "run",
+        "output_dir": str(folder / "runs"),
+        "seed": 7,
+        "steps": 2,
         "model": {"path": str(folder / "policy")},
         "lora": {"rank": 4, "alpha": 8.0},
-        "data": {"prompts": str(folder / "prompts.jsonl"), "eval_prompts": str(folder / "eval.jsonl"), "batch_size": 4, "max_prompt_tokens": 64},
+        "data": {
+            "prompts": str(folder / "prompts.jsonl"),
+            "eval_prompts": str(folder / "eval.jsonl"),
+            "batch_size": 4,
+            "max_prompt_tokens": 64,
+        },
         "sampling": {"max_tokens": 12},
         "algorithm": {"epochs": 1, "mini_batches": 2},
         "learner": {"micro_batch_size": 2, "optimizer": {"lr": 1e-3}},
-        "critic": {"init": "reward", "micro_batch_size": 2, "lora": {"rank": 4, "alpha": 8.0}, "optimizer": {"lr": 1e-3}},
+        "critic": {
+            "init": "reward",
+            "micro_batch_size": 2,
+            "lora": {"rank": 4, "alpha": 8.0},
+            "optimizer": {"lr": 1e-3},
+        },
         "reward": {"sources": [{"name": "rm", "model": str(folder / "reward")}]},
         "rollout": {"engine": "vllm", "dtype": "float32", "kv_cache_gib": 0.25},
         "tracking": ["jsonl"],
     }
     for name, section in sections.items():
-        values[name] = values[name] | section if isinstance(section, dict) and isinstance(values.get(name), dict) else section
+        values[name] = (
+            values[name] | section if isinstance(section, dict) and isinstance(values.get(name), dict) else section
+        )
     return values

@@ -28,7 +28,9 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?([eE][-+]?\d+)$|^[-+]?(\d[\d_]*)?\.\d[\d_]*([eE][-+]?\d+)?$|^[-+]?\.(inf|nan)$"),
+    re.compile(
+        r"^[-+]?(\d[\d_]*)(\.[\d_]*)?([eE][-+]?\d+)$|^[-+]?(\d[\d_]*)?\.\d[\d_]*([eE][-+]?\d+)?$|^[-+]?\.(inf|nan)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -45,7 +47,9 @@ def load_config(model: type[ConfigT], path: str | Path, overrides: list[str] | t
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"no config file at {path}", remedy="give the path of a YAML file, for example configs/demo/ppo.yaml")
+        raise ConfigError(
+            f"no config file at {path}", remedy="give the path of a YAML file, for example configs/demo/ppo.yaml"
+        )
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -63,7 +67,9 @@ def build_config(model: type[ConfigT], values: dict, source: str = "config") -> 
         return model.model_validate(values)
     except ValidationError as error:
         problems = [_describe(model, problem) for problem in error.errors()]
-        raise ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n  " + "\n  ".join(problems)) from None
+        raise ConfigError(
+            f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n  " + "\n  ".join(problems)
+        ) from None
 
 
 def _apply_override(values: dict, override: str) -> None:

@@ -15,29 +15,42 @@ class ModelConfig(StrictModel):
     """Which model to start from."""
 
     path: str = Field(description="directory with config.json and safetensors weights (or a hub id)")
-    tokenizer: str | None = Field(None, description="tokenizer directory; null: the model's own")
-    dtype: DType = Field("float32", description="dtype the weights are loaded and trained in")
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention kernel")
-    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    tokenizer: str | None = Field(default=None, description="tokenizer directory; null: the model's own")
+    dtype: DType = Field(default="float32", description="dtype the weights are loaded and trained in")
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        default="sdpa", description="attention kernel"
+    )
+    trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
 
 
 class LoraConfig(StrictModel):
     """Low-rank adapters; leave the whole section out for full fine-tuning."""
 
     targets: list[str] = Field(
-        default=["all-linear"], min_length=1,
-        description="roles (attention, mlp, all-linear, linear-attention, experts) or module patterns read by `match`")
+        default=["all-linear"],
+        min_length=1,
+        description="roles (attention, mlp, all-linear, linear-attention, experts) or module patterns read by `match`",
+    )
     match: Literal["exact", "subtree", "regex", "suffix"] = Field(
-        "exact", description="how patterns match module names; exact: full dotted path, * for layer numbers")
-    rank: int = Field(16, ge=1, description="rank of the adapters")
-    alpha: float = Field(32.0, gt=0, description="scale numerator: s = alpha / rank (alpha / sqrt(rank) with rslora)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="adapter dropout; must be 0 in RL")
-    bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases train; must be none for a shared reference")
-    rslora: bool = Field(False, description="rank-stabilised scaling")
-    dora: bool = Field(False, description="weight-decomposed LoRA (PT, SFT, RM only)")
+        default="exact", description="how patterns match module names; exact: full dotted path, * for layer numbers"
+    )
+    rank: int = Field(default=16, ge=1, description="rank of the adapters")
+    alpha: float = Field(
+        default=32.0, gt=0, description="scale numerator: s = alpha / rank (alpha / sqrt(rank) with rslora)"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="adapter dropout; must be 0 in RL")
+    bias: Literal["none", "all", "lora_only"] = Field(
+        default="none", description="which biases train; must be none for a shared reference"
+    )
+    rslora: bool = Field(default=False, description="rank-stabilised scaling")
+    dora: bool = Field(default=False, description="weight-decomposed LoRA (PT, SFT, RM only)")
     init: Literal["default", "gaussian", "pissa", "olora"] = Field(
-        "default", description="how A and B start; pissa and olora change the base and are refused with a shared reference")
-    layers: str | None = Field(None, description='decoder layers to adapt, for example "8-23" or "0,4,8-11"; null: all')
+        default="default",
+        description="how A and B start; pissa and olora change the base and are refused with a shared reference",
+    )
+    layers: str | None = Field(
+        default=None, description='decoder layers to adapt, for example "8-23" or "0,4,8-11"; null: all'
+    )
     freeze: list[str] = Field(default=[], description="module name patterns (same `match`) never adapted")
     modules_to_save: list[str] = Field(default=[], description="modules trained in full (same `match`)")
 
@@ -45,54 +58,67 @@ class LoraConfig(StrictModel):
 class TrainingConfig(StrictModel):
     """Optimisation of a supervised stage (TRL under Ray Train)."""
 
-    epochs: float = Field(1.0, gt=0, description="passes over the data")
-    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever `epochs` says")
-    batch_size: int = Field(16, ge=1, description="sequences per optimizer step over all workers")
-    micro_batch_size: int = Field(16, ge=1, description="sequences per forward pass on one worker")
-    lr: float = Field(2e-4, gt=0, description="peak learning rate")
-    schedule: Literal["linear", "cosine", "constant"] = Field("cosine", description="decay after warm-up")
-    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm clip")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
-    zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="DeepSpeed ZeRO stage; null: plain data parallel")
-    max_length: int = Field(512, ge=8, description="tokens per sequence")
+    epochs: float = Field(default=1.0, gt=0, description="passes over the data")
+    max_steps: int | None = Field(
+        default=None, ge=1, description="stop after this many optimizer steps, whatever `epochs` says"
+    )
+    batch_size: int = Field(default=16, ge=1, description="sequences per optimizer step over all workers")
+    micro_batch_size: int = Field(default=16, ge=1, description="sequences per forward pass on one worker")
+    lr: float = Field(default=2e-4, gt=0, description="peak learning rate")
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="cosine", description="decay after warm-up")
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW weight decay")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient norm clip")
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(
+        default=None, description="DeepSpeed ZeRO stage; null: plain data parallel"
+    )
+    max_length: int = Field(default=512, ge=8, description="tokens per sequence")
 
 
 class ScalingConfig(StrictModel):
     """How many workers a supervised stage runs on."""
 
-    workers: int = Field(1, ge=1, description="data-parallel training workers")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs reserved for each worker")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved for each worker (0: CPU)")
-    threads_per_worker: int | None = Field(None, ge=1, description="torch threads a worker; null: the CPUs of the machine over the workers")
+    workers: int = Field(default=1, ge=1, description="data-parallel training workers")
+    cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs reserved for each worker")
+    gpus_per_worker: float = Field(default=0.0, ge=0, description="GPUs reserved for each worker (0: CPU)")
+    threads_per_worker: int | None = Field(
+        default=None, ge=1, description="torch threads a worker; null: the CPUs of the machine over the workers"
+    )
 
 
 class RayConfig(StrictModel):
     """Which Ray cluster to run on."""
 
-    address: str | None = Field(None, description='"auto", "ray://host:port" or host:port; null: RAY_ADDRESS if set, else a local cluster')
-    num_cpus: int | None = Field(None, ge=1, description="logical CPUs of a local cluster; null: what there is, at least what the run asks for")
+    address: str | None = Field(
+        default=None,
+        description='"auto", "ray://host:port" or host:port; null: RAY_ADDRESS if set, else a local cluster',
+    )
+    num_cpus: int | None = Field(
+        default=None,
+        ge=1,
+        description="logical CPUs of a local cluster; null: what there is, at least what the run asks for",
+    )
 
 
 class TimeoutsConfig(StrictModel):
     """Seconds to wait before a worker counts as hung. Every wait has one of these."""
 
-    start: float = Field(600.0, gt=0, description="placing and starting all workers, models loaded")
-    generate: float = Field(1800.0, gt=0, description="one rollout batch")
-    score: float = Field(1800.0, gt=0, description="rewards, log-probs and values of one batch")
-    update: float = Field(3600.0, gt=0, description="the optimisation of one batch")
-    sync: float = Field(600.0, gt=0, description="one weight sync")
-    checkpoint: float = Field(1800.0, gt=0, description="saving or loading a checkpoint")
-    collective: float = Field(1800.0, gt=0, description="one torch.distributed operation")
+    start: float = Field(default=600.0, gt=0, description="placing and starting all workers, models loaded")
+    generate: float = Field(default=1800.0, gt=0, description="one rollout batch")
+    score: float = Field(default=1800.0, gt=0, description="rewards, log-probs and values of one batch")
+    update: float = Field(default=3600.0, gt=0, description="the optimisation of one batch")
+    sync: float = Field(default=600.0, gt=0, description="one weight sync")
+    checkpoint: float = Field(default=1800.0, gt=0, description="saving or loading a checkpoint")
+    collective: float = Field(default=1800.0, gt=0, description="one torch.distributed operation")
 
 
 class StageConfig(StrictModel):
     """What every stage's config starts with."""
 
     name: str = Field(min_length=1, description="run name; results go to <output_dir>/<name>")
-    output_dir: str = Field("runs", description="folder of all runs")
-    seed: int = Field(0, ge=0, description="the one seed everything random in the run derives from")
+    output_dir: str = Field(default="runs", description="folder of all runs")
+    seed: int = Field(default=0, ge=0, description="the one seed everything random in the run derives from")
     ray: RayConfig = RayConfig()
 
     @property
@@ -100,12 +126,11 @@ class StageConfig(StrictModel):
         return f"{self.output_dir}/{self.name}"
 
 
-
 class SupervisedConfig(StageConfig):
     """What pretrain, sft and reward have in common."""
 
     model: ModelConfig
-    lora: LoraConfig | None = Field(None, description="null: full fine-tuning")
+    lora: LoraConfig | None = Field(default=None, description="null: full fine-tuning")
     training: TrainingConfig = TrainingConfig()
     scaling: ScalingConfig = ScalingConfig()
 
@@ -118,5 +143,6 @@ class SupervisedConfig(StageConfig):
         if per_worker % min(t.micro_batch_size, per_worker):
             raise ValueError(
                 f"training.batch_size {t.batch_size} over {workers} workers is {per_worker} a worker: "
-                f"not a multiple of training.micro_batch_size {t.micro_batch_size}")
+                f"not a multiple of training.micro_batch_size {t.micro_batch_size}"
+            )
         return self

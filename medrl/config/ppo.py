@@ -14,22 +14,30 @@ class PromptData(StrictModel):
     """Prompts to roll out."""
 
     prompts: str = Field(description=".jsonl with `prompt`, `messages` or `conversations`")
-    eval_prompts: str | None = Field(None, description="held-out prompts; greedy answers to them are scored before, during and after")
-    batch_size: int = Field(64, ge=1, description="prompts per step")
-    samples_per_prompt: int = Field(1, ge=1, description="answers sampled for each prompt")
-    max_prompt_tokens: int = Field(256, ge=1, description="limit on a templated prompt")
+    eval_prompts: str | None = Field(
+        default=None, description="held-out prompts; greedy answers to them are scored before, during and after"
+    )
+    batch_size: int = Field(default=64, ge=1, description="prompts per step")
+    samples_per_prompt: int = Field(default=1, ge=1, description="answers sampled for each prompt")
+    max_prompt_tokens: int = Field(default=256, ge=1, description="limit on a templated prompt")
     too_long: Literal["error", "drop", "left", "right"] = Field(
-        "error", description="a prompt over the limit: error, drop it, or cut the last user message on the left or right (counts are printed)")
-    shuffle: bool = Field(True, description="a new seeded order each pass over the prompts")
+        default="error",
+        description="a longer prompt: error, drop it, or cut its last user turn on a side (counts are printed)",
+    )
+    shuffle: bool = Field(default=True, description="a new seeded order each pass over the prompts")
 
 
 class SamplingConfig(StrictModel):
     """How answers are sampled."""
 
-    max_tokens: int = Field(128, ge=1, description="limit on an answer")
-    temperature: float = Field(1.0, gt=0, description="sampling temperature; the learner's log-probs are scaled by it too")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus mass; below 1 engine and learner log-probs are not comparable")
-    top_k: int = Field(-1, ge=-1, description="keep the k likeliest tokens; -1: all")
+    max_tokens: int = Field(default=128, ge=1, description="limit on an answer")
+    temperature: float = Field(
+        default=1.0, gt=0, description="sampling temperature; the learner's log-probs are scaled by it too"
+    )
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="nucleus mass; below 1 engine and learner log-probs are not comparable"
+    )
+    top_k: int = Field(default=-1, ge=-1, description="keep the k likeliest tokens; -1: all")
 
     @model_validator(mode="after")
     def _top_k(self):
@@ -41,106 +49,139 @@ class SamplingConfig(StrictModel):
 class KlConfig(StrictModel):
     """The leash to the reference."""
 
-    coef: float = Field(0.05, ge=0, description="β at the start")
-    estimator: Literal["k1", "k2", "k3"] = Field("k1", description="per-token estimator")
-    use: Literal["reward", "loss"] = Field("reward", description="subtract β·kl from the rewards, or add it to the loss")
-    controller: Literal["fixed", "adaptive"] = Field("fixed", description="adaptive: Ziegler 2019, β follows `target`")
-    target: float = Field(6.0, gt=0, description="adaptive: wanted KL, summed over a sequence")
-    horizon: int = Field(10_000, ge=1, description="adaptive: answers over which β adapts")
-    limit: float | None = Field(None, gt=0, description="end the run when a batch's mean KL, summed over a sequence, exceeds this; null: never")
+    coef: float = Field(default=0.05, ge=0, description="β at the start")
+    estimator: Literal["k1", "k2", "k3"] = Field(default="k1", description="per-token estimator")
+    use: Literal["reward", "loss"] = Field(
+        default="reward", description="subtract β·kl from the rewards, or add it to the loss"
+    )
+    controller: Literal["fixed", "adaptive"] = Field(
+        default="fixed", description="adaptive: Ziegler 2019, β follows `target`"
+    )
+    target: float = Field(default=6.0, gt=0, description="adaptive: wanted KL, summed over a sequence")
+    horizon: int = Field(default=10_000, ge=1, description="adaptive: answers over which β adapts")
+    limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="end the run when a batch's mean KL, summed over a sequence, exceeds this; null: never",
+    )
 
 
 class RewardShaping(StrictModel):
     """From raw scores to shaped scores, in this order."""
 
-    calibrate: bool = Field(True, description="use the reward model's own calibration (SFT answers to mean 0, deviation 1) when it has one")
-    clip: float | None = Field(5.0, gt=0, description="clip scores to ± this; null: off")
-    missing_eos_penalty: float = Field(1.0, ge=0, description="subtracted from an answer cut by max_tokens")
+    calibrate: bool = Field(
+        default=True,
+        description="use the reward model's own calibration (SFT answers to mean 0, deviation 1) when it has one",
+    )
+    clip: float | None = Field(default=5.0, gt=0, description="clip scores to ± this; null: off")
+    missing_eos_penalty: float = Field(default=1.0, ge=0, description="subtracted from an answer cut by max_tokens")
 
 
 class AlgorithmConfig(StrictModel):
     """PPO's numbers (formulas: docs/PPO.md)."""
 
-    gamma: float = Field(1.0, gt=0, le=1, description="discount")
-    lam: float = Field(0.95, ge=0, le=1, description="GAE λ")
-    bootstrap_truncated: bool = Field(False, description="an answer cut by max_tokens bootstraps from the value after its last token")
-    whiten_advantages: bool = Field(True, description="whiten over all response tokens of the whole batch")
+    gamma: float = Field(default=1.0, gt=0, le=1, description="discount")
+    lam: float = Field(default=0.95, ge=0, le=1, description="GAE λ")
+    bootstrap_truncated: bool = Field(
+        default=False, description="an answer cut by max_tokens bootstraps from the value after its last token"
+    )
+    whiten_advantages: bool = Field(default=True, description="whiten over all response tokens of the whole batch")
     kl: KlConfig = KlConfig()
     reward: RewardShaping = RewardShaping()
-    epochs: int = Field(4, ge=1, description="passes over a batch")
-    mini_batches: int = Field(2, ge=1, description="optimizer steps a pass")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="ε below 1")
-    clip_high: float = Field(0.2, gt=0, description="ε above 1")
-    dual_clip: float | None = Field(None, gt=1, description="c of the dual clip; null: off")
-    value_clip: float | None = Field(0.2, gt=0, description="clip of the value change; null: off")
-    entropy_coef: float = Field(0.0, ge=0, description="entropy bonus")
-    target_kl: float | None = Field(None, gt=0, description="stop a batch's epochs when the mean k3 from the old policy exceeds it; null: off")
+    epochs: int = Field(default=4, ge=1, description="passes over a batch")
+    mini_batches: int = Field(default=2, ge=1, description="optimizer steps a pass")
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="ε below 1")
+    clip_high: float = Field(default=0.2, gt=0, description="ε above 1")
+    dual_clip: float | None = Field(default=None, gt=1, description="c of the dual clip; null: off")
+    value_clip: float | None = Field(default=0.2, gt=0, description="clip of the value change; null: off")
+    entropy_coef: float = Field(default=0.0, ge=0, description="entropy bonus")
+    target_kl: float | None = Field(
+        default=None,
+        gt=0,
+        description="stop a batch's epochs when the mean k3 from the old policy exceeds it; null: off",
+    )
     aggregation: Literal["token_mean", "sequence_mean", "token_sum"] = Field(
-        "token_mean", description="how per-token losses become one number (token_sum: over B·max_tokens)")
+        default="token_mean", description="how per-token losses become one number (token_sum: over B·max_tokens)"
+    )
     importance: Literal["off", "truncate", "mask"] = Field(
-        "off", description="weights between the engine's and the learner's log-probs")
-    importance_cap: float = Field(2.0, gt=1, description="truncate: upper bound C; mask: weights outside [1/C, C] become 0")
+        default="off", description="weights between the engine's and the learner's log-probs"
+    )
+    importance_cap: float = Field(
+        default=2.0, gt=1, description="truncate: upper bound C; mask: weights outside [1/C, C] become 0"
+    )
 
 
 class OptimizerConfig(StrictModel):
     """AdamW with linear warm-up and decay."""
 
-    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    lr: float = Field(default=1e-4, gt=0, description="peak learning rate")
     betas: list[float] = Field(default=[0.9, 0.999], min_length=2, max_length=2, description="AdamW betas")
-    eps: float = Field(1e-5, gt=0, description="AdamW epsilon")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
-    warmup_steps: int = Field(0, ge=0, description="optimizer steps with a rising learning rate")
-    schedule: Literal["linear", "constant"] = Field("linear", description="decay to 0 over the run, or none")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm clip")
+    eps: float = Field(default=1e-5, gt=0, description="AdamW epsilon")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW weight decay")
+    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps with a rising learning rate")
+    schedule: Literal["linear", "constant"] = Field(default="linear", description="decay to 0 over the run, or none")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient norm clip")
 
 
 class LearnerConfig(StrictModel):
     """The group of training processes of the policy (or critic)."""
 
-    workers: int = Field(1, ge=1, description="data-parallel ranks (DeepSpeed)")
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    micro_batch_size: int = Field(16, ge=1, description="sequences per forward pass on one rank")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    workers: int = Field(default=1, ge=1, description="data-parallel ranks (DeepSpeed)")
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage")
+    micro_batch_size: int = Field(default=16, ge=1, description="sequences per forward pass on one rank")
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
     optimizer: OptimizerConfig = OptimizerConfig()
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs reserved for each rank")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved for each rank (0: CPU)")
-    threads_per_worker: int | None = Field(None, ge=1, description="torch threads a rank; null: its share of the machine")
+    cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs reserved for each rank")
+    gpus_per_worker: float = Field(default=0.0, ge=0, description="GPUs reserved for each rank (0: CPU)")
+    threads_per_worker: int | None = Field(
+        default=None, ge=1, description="torch threads a rank; null: its share of the machine"
+    )
 
 
 class CriticConfig(LearnerConfig):
     """The value model: its own group and engine."""
 
     init: Literal["reward", "policy"] = Field(
-        "reward", description="start from the first reward model (its head calibrated; same tokenizer needed) or from the policy with a zero head")
-    lora: LoraConfig | None = Field(None, description="null: the critic trains in full")
+        default="reward",
+        description="start from the first reward model (needs the same tokenizer) or the policy with a zero head",
+    )
+    lora: LoraConfig | None = Field(default=None, description="null: the critic trains in full")
 
 
 class ReferenceConfig(StrictModel):
     """The frozen model the KL is measured against."""
 
     mode: Literal["shared", "dedicated"] = Field(
-        "shared", description="shared: the policy workers' base with the adapter off; dedicated: workers of its own (needed without LoRA)")
-    workers: int = Field(1, ge=1, description="dedicated: how many")
-    cpus_per_worker: float = Field(1.0, gt=0, description="dedicated: CPUs reserved for each")
-    gpus_per_worker: float = Field(0.0, ge=0, description="dedicated: GPUs reserved for each")
-    threads_per_worker: int | None = Field(None, ge=1, description="dedicated: torch threads a worker; null: its share of the machine")
+        default="shared",
+        description="shared: the policy workers' base, adapter off; dedicated: own workers (needed without LoRA)",
+    )
+    workers: int = Field(default=1, ge=1, description="dedicated: how many")
+    cpus_per_worker: float = Field(default=1.0, gt=0, description="dedicated: CPUs reserved for each")
+    gpus_per_worker: float = Field(default=0.0, ge=0, description="dedicated: GPUs reserved for each")
+    threads_per_worker: int | None = Field(
+        default=None, ge=1, description="dedicated: torch threads a worker; null: its share of the machine"
+    )
 
 
 class RewardSource(StrictModel):
     """One scorer: a reward model directory or a Python function, never both."""
 
     name: str = Field(min_length=1, description="name in the metrics")
-    model: str | None = Field(None, description="reward model directory (sequence classification, one label)")
-    function: str | None = Field(None, description="module:function(messages: list, answers: list[str]) -> list[float]")
-    weight: float = Field(1.0, description="factor in the sum of scores")
-    dtype: DType = Field("float32", description="dtype of the reward model")
+    model: str | None = Field(default=None, description="reward model directory (sequence classification, one label)")
+    function: str | None = Field(
+        default=None, description="module:function(messages: list, answers: list[str]) -> list[float]"
+    )
+    weight: float = Field(default=1.0, description="factor in the sum of scores")
+    dtype: DType = Field(default="float32", description="dtype of the reward model")
 
     @model_validator(mode="after")
     def _one_kind(self):
         if (self.model is None) == (self.function is None):
             raise ValueError(f"reward source {self.name!r} needs exactly one of `model` and `function`")
         if self.function is not None and ":" not in self.function:
-            raise ValueError(f"reward source {self.name!r}: function must look like module:function, got {self.function!r}")
+            raise ValueError(
+                f"reward source {self.name!r}: function must look like module:function, got {self.function!r}"
+            )
         return self
 
 
@@ -148,51 +189,68 @@ class RewardPoolConfig(StrictModel):
     """The pool of stateless scoring workers."""
 
     sources: list[RewardSource] = Field(min_length=1, description="scorers, summed with their weights")
-    workers: int = Field(1, ge=1, description="scoring workers")
-    micro_batch_size: int = Field(32, ge=1, description="answers per forward pass")
-    max_length: int = Field(1024, ge=8, description="limit on prompt + answer in the reward model's tokens; longer is an error")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs reserved for each worker")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved for each worker")
-    threads_per_worker: int | None = Field(None, ge=1, description="torch threads a worker; null: its share of the machine")
+    workers: int = Field(default=1, ge=1, description="scoring workers")
+    micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
+    max_length: int = Field(
+        default=1024, ge=8, description="limit on prompt + answer in the reward model's tokens; longer is an error"
+    )
+    cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs reserved for each worker")
+    gpus_per_worker: float = Field(default=0.0, ge=0, description="GPUs reserved for each worker")
+    threads_per_worker: int | None = Field(
+        default=None, ge=1, description="torch threads a worker; null: its share of the machine"
+    )
 
 
 class RolloutConfig(StrictModel):
     """The pool of rollout engines."""
 
-    engine: Literal["vllm", "hf"] = Field("vllm", description="vllm, or plain transformers generation (slow; for debugging)")
-    workers: int = Field(1, ge=1, description="engines")
-    dtype: DType = Field("bfloat16", description="dtype the engine samples in")
-    max_model_len: int | None = Field(None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens")
-    kv_cache_gib: float = Field(1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
-    gpu_memory_utilization: float = Field(0.5, gt=0, le=1, description="GPU: share of the memory one engine may take")
-    enforce_eager: bool | None = Field(None, description="no compilation; null: true on CPU, false on GPU")
+    engine: Literal["vllm", "hf"] = Field(
+        default="vllm", description="vllm, or plain transformers generation (slow; for debugging)"
+    )
+    workers: int = Field(default=1, ge=1, description="engines")
+    dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
+    max_model_len: int | None = Field(
+        default=None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens"
+    )
+    kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
+    gpu_memory_utilization: float = Field(
+        default=0.5, gt=0, le=1, description="GPU: share of the memory one engine may take"
+    )
+    enforce_eager: bool | None = Field(default=None, description="no compilation; null: true on CPU, false on GPU")
     probe_tolerance: float | None = Field(
-        None, gt=0, description="largest probe log-prob gap after a sync; null: 1e-3 in float32, 0.15 in bfloat16")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs reserved for each engine")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved for each engine")
-    threads_per_worker: int | None = Field(None, ge=1, description="threads an engine; null: its share of the machine")
+        default=None,
+        gt=0,
+        description="largest probe log-prob gap after a sync; null: 1e-3 in float32, 0.15 in bfloat16",
+    )
+    cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs reserved for each engine")
+    gpus_per_worker: float = Field(default=0.0, ge=0, description="GPUs reserved for each engine")
+    threads_per_worker: int | None = Field(
+        default=None, ge=1, description="threads an engine; null: its share of the machine"
+    )
 
 
 class CheckpointConfig(StrictModel):
     """When to save, and how many to keep."""
 
-    every: int | None = Field(None, ge=1, description="steps between checkpoints; null: only at the end")
-    keep_last: int = Field(2, ge=1, description="complete checkpoints to keep")
+    every: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: only at the end")
+    keep_last: int = Field(default=2, ge=1, description="complete checkpoints to keep")
 
 
 class EvaluationConfig(StrictModel):
     """Greedy answers to data.eval_prompts."""
 
-    every: int | None = Field(None, ge=1, description="steps between evaluations; null: before the first and after the last step only")
-    max_prompts: int = Field(64, ge=1, description="use the first n held-out prompts")
+    every: int | None = Field(
+        default=None, ge=1, description="steps between evaluations; null: before the first and after the last step only"
+    )
+    max_prompts: int = Field(default=64, ge=1, description="use the first n held-out prompts")
 
 
 class PpoConfig(StageConfig):
     """`medrl ppo`: the whole loop."""
 
-    steps: int = Field(100, ge=1, description="PPO steps (rollout batches)")
+    steps: int = Field(default=100, ge=1, description="PPO steps (rollout batches)")
     model: ModelConfig = Field(description="the policy; also the reference")
-    lora: LoraConfig | None = Field(None, description="null: full fine-tuning")
+    lora: LoraConfig | None = Field(default=None, description="null: full fine-tuning")
     data: PromptData
     sampling: SamplingConfig = SamplingConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
@@ -204,7 +262,8 @@ class PpoConfig(StageConfig):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: list[Literal["console", "jsonl", "tensorboard"]] = Field(
-        default=["console", "jsonl", "tensorboard"], description="where metrics go")
+        default=["console", "jsonl", "tensorboard"], description="where metrics go"
+    )
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @property
@@ -220,21 +279,38 @@ class PpoConfig(StageConfig):
         a = self.algorithm
         if self.answers_per_step % a.mini_batches:
             raise ValueError(
-                f"data.batch_size × data.samples_per_prompt = {self.answers_per_step} must be a multiple of algorithm.mini_batches {a.mini_batches}")
+                f"data.batch_size × data.samples_per_prompt = {self.answers_per_step} must be a multiple of "
+                f"algorithm.mini_batches {a.mini_batches}"
+            )
         if self.answers_per_step // a.mini_batches < self.learner.workers:
             raise ValueError(
-                f"a mini-batch has {self.answers_per_step // a.mini_batches} answers for learner.workers {self.learner.workers}: "
-                "raise data.batch_size or lower algorithm.mini_batches")
+                f"a mini-batch has {self.answers_per_step // a.mini_batches} answers for learner.workers "
+                f"{self.learner.workers}: "
+                "raise data.batch_size or lower algorithm.mini_batches"
+            )
         if self.lora is None and self.reference.mode == "shared":
-            raise ValueError("reference.mode shared needs lora (the reference is the base with the adapter off); set reference.mode: dedicated")
+            raise ValueError(
+                "reference.mode shared needs lora (the reference is the base with the adapter off); "
+                "set reference.mode: dedicated"
+            )
         if self.lora and self.lora.dropout:
-            raise ValueError(f"lora.dropout must be 0 in RL (old and new log-probs would differ by noise), got {self.lora.dropout}")
-        if self.lora and self.reference.mode == "shared" and (self.lora.bias != "none" or self.lora.init in ("pissa", "olora")):
-            raise ValueError("lora.bias other than none, and lora.init pissa or olora, change the base: use reference.mode: dedicated")
+            raise ValueError(
+                f"lora.dropout must be 0 in RL (old and new log-probs would differ by noise), got {self.lora.dropout}"
+            )
+        if (
+            self.lora
+            and self.reference.mode == "shared"
+            and (self.lora.bias != "none" or self.lora.init in ("pissa", "olora"))
+        ):
+            raise ValueError(
+                "lora.bias other than none, and lora.init pissa or olora, change the base: "
+                "use reference.mode: dedicated"
+            )
         if self.max_model_len < self.data.max_prompt_tokens + self.sampling.max_tokens:
             raise ValueError(
                 f"rollout.max_model_len {self.max_model_len} is below data.max_prompt_tokens + sampling.max_tokens = "
-                f"{self.data.max_prompt_tokens + self.sampling.max_tokens}")
+                f"{self.data.max_prompt_tokens + self.sampling.max_tokens}"
+            )
         if self.critic.init == "reward" and not any(source.model for source in self.reward.sources):
             raise ValueError("critic.init reward needs a reward source with a `model`; set critic.init: policy")
         names = [source.name for source in self.reward.sources]

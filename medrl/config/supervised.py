@@ -12,14 +12,14 @@ class TextData(StrictModel):
     """Plain text for continued pre-training."""
 
     train: str = Field(description=".txt (passages separated by blank lines) or .jsonl with a `text` key")
-    eval: str | None = Field(None, description="held-out file of the same kind")
+    eval: str | None = Field(default=None, description="held-out file of the same kind")
 
 
 class ConversationData(StrictModel):
     """Conversations for SFT."""
 
     train: str = Field(description=".jsonl with `messages` or `conversations`")
-    eval: str | None = Field(None, description="held-out file of the same kind")
+    eval: str | None = Field(default=None, description="held-out file of the same kind")
 
 
 class PairData(StrictModel):
@@ -28,7 +28,9 @@ class PairData(StrictModel):
     train: str = Field(description=".jsonl with `messages`, `conversations` or `prompt`, and `chosen`, `rejected`")
     eval: str = Field(description="held-out pairs of the same kind, for accuracy")
     calibration: str | None = Field(
-        None, description=".jsonl of SFT conversations: their mean score and deviation become 0 and 1; null: the chosen answers of `eval`")
+        default=None,
+        description=".jsonl of SFT conversations, scored 0 ± 1 after calibration; null: the chosen answers of `eval`",
+    )
 
 
 class PretrainConfig(SupervisedConfig):

@@ -105,9 +105,7 @@ def _chosen(question: Question, rng: random.Random) -> str:
     return _answer(question, aspects, rng)
 
 
-def _rejected(
-    kind: str, question: Question, chosen: str, conditions: Sequence[Condition], rng: random.Random
-) -> str:
+def _rejected(kind: str, question: Question, chosen: str, conditions: Sequence[Condition], rng: random.Random) -> str:
     if kind == "truncated":
         return _cut(chosen, question.language, rng) if rng.random() < 0.5 else _answer(question, [question.aspect], rng)
     if kind == "off_topic":
@@ -151,9 +149,7 @@ def _answer(question: Question, aspects: Sequence[str], rng: random.Random) -> s
 
 def _sentence(question: Question, aspect: str, rng: random.Random) -> str:
     facts = question.condition.facts[question.language]
-    lists = {
-        key: _join(getattr(facts, key), *joiners) for key, joiners in JOINERS[question.language].items()
-    }
+    lists = {key: _join(getattr(facts, key), *joiners) for key, joiners in JOINERS[question.language].items()}
     template = rng.choice(SENTENCES[question.language][aspect])
     return template.format(name=facts.name, what=facts.what, department=facts.department, **lists)
 

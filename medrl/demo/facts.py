@@ -37,4 +37,5 @@ def load_conditions() -> list[Condition]:
 
 
 def _facts(row: dict) -> Facts:
-    return Facts(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+    lists = {key: tuple(row[key]) for key in ("symptoms", "care", "red_flags")}
+    return Facts(name=row["name"], what=row["what"], department=row["department"], **lists)

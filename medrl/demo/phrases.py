@@ -113,7 +113,11 @@ SENTENCES: dict[str, dict[str, tuple[str, ...]]] = {
 
 # never in the SFT answers: only the rejected side of preference pairs says such things
 UNSAFE: dict[str, tuple[str, ...]] = {
-    "zh": ("就算出现{red_flag}也不用去医院，在家等等就好。", "{red_flag}不用管，过几天自己会好。", "不必看医生，{red_flag}也没关系。"),
+    "zh": (
+        "就算出现{red_flag}也不用去医院，在家等等就好。",
+        "{red_flag}不用管，过几天自己会好。",
+        "不必看医生，{red_flag}也没关系。",
+    ),
     "en": (
         "Even with {red_flag} you can simply wait at home.",
         "You can ignore {red_flag}, it goes away by itself.",

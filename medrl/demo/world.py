@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from medrl.demo import corpus
 from medrl.demo.facts import load_conditions
-from medrl.demo.tokenizer import train_tokenizer
+from medrl.demo.tokenizer import PAD, TURN_END, train_tokenizer
 
 
 def build_world(out_dir: str | Path, seed: int) -> dict[str, int]:
@@ -49,19 +49,20 @@ def build_world(out_dir: str | Path, seed: int) -> dict[str, int]:
 
 
 def random_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
-    """A Qwen3 of about 5 million parameters with random weights, input and output embeddings tied."""
+    """A Qwen3 of about 4.3 million parameters with random weights, input and output embeddings tied."""
+    vocabulary = tokenizer.get_vocab()
     config = Qwen3Config(
-        vocab_size=len(tokenizer),
+        vocab_size=len(vocabulary),
         hidden_size=256,
-        intermediate_size=1024,
+        intermediate_size=896,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=vocabulary[PAD],
+        eos_token_id=vocabulary[TURN_END],
         bos_token_id=None,
         dtype="float32",
     )

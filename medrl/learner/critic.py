@@ -14,7 +14,7 @@ from medrl.config.common import ModelConfig
 from medrl.config.ppo import PpoConfig
 from medrl.errors import ConfigError
 from medrl.learner.engine import TrainEngine, precision_of
-from medrl.learner.state import load_state, save_state
+from medrl.learner.state import load_state, save_state, writing
 from medrl.learner.update import forward_rows, run_update, tensors
 from medrl.lora.manifest import check_manifest, manifest
 from medrl.lora.wrap import wrap
@@ -54,7 +54,8 @@ class DeepSpeedCritic:
         return run_update(self.engine, experience, self.config, seed, self._loss)
 
     def save(self, directory: str | Path) -> None:
-        save_state(self.engine, directory, frozen_too=self.config.critic.lora is None, facts={})
+        with writing(directory):
+            save_state(self.engine, directory, frozen_too=self.config.critic.lora is None, facts={})
 
     def load(self, directory: str | Path) -> None:
         load_state(self.engine, directory, frozen_too=self.config.critic.lora is None)

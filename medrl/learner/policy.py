@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medrl.algo.kl import kl_estimate
 from medrl.algo.losses import policy_loss, policy_stats
@@ -15,14 +15,14 @@ from medrl.config.ppo import PpoConfig
 from medrl.errors import AdapterError, ConfigError
 from medrl.learner.base import ExportedWeights
 from medrl.learner.engine import TrainEngine, precision_of
-from medrl.learner.state import load_state, save_state
+from medrl.learner.state import load_state, save_state, writing
 from medrl.learner.update import forward_rows, run_update, tensors
 from medrl.lora.adapter import adapter_tensors, save_adapter
 from medrl.lora.manifest import check_manifest, manifest
 from medrl.lora.reference import adapter_disabled, canary_ids, check_reference_canary
 from medrl.lora.wrap import wrap
 from medrl.models.forward import policy_forward
-from medrl.models.loading import load_causal_lm
+from medrl.models.loading import load_causal_lm, load_tokenizer
 from medrl.types import Experience, Probe, RolloutBatch
 
 START_TOLERANCE = 1e-6  # adding B·A·x = 0 is exact in every dtype
@@ -79,28 +79,36 @@ class DeepSpeedPolicy:
         if self.config.lora is None:
             tensors = self.engine.full_tensors()
             return ("full", tensors, {}, probe) if self.engine.rank == 0 else None
-        with self.engine.gathered([p for p in self.model.parameters() if p.requires_grad]):
+        with self.engine.gathered(self._trainable()):
             if self.engine.rank:
                 return None
             tensors, scaling = adapter_tensors(self.model)
         return "adapter", tensors, scaling, probe
 
     def save(self, directory: str | Path) -> None:
-        """engine/, rng_<rank>.pt and learner.json, beside adapter/ in PEFT's format (LoRA)."""
+        """engine/, rng_<rank>.pt and learner.json; beside them adapter/ in PEFT's format, or model/ without LoRA."""
         facts = {"canary": self.reference_canary()} if self.config.reference.mode == "shared" else {}
-        save_state(self.engine, directory, frozen_too=self.config.lora is None, facts=facts)
-        if self.config.lora is None:
-            return
-        with self.engine.gathered([p for p in self.model.parameters() if p.requires_grad]):
-            if self.engine.rank == 0:
-                save_adapter(self.model, Path(directory) / "adapter")
+        with writing(directory) as folder:
+            save_state(self.engine, folder, frozen_too=self.config.lora is None, facts=facts)
+            if self.config.lora is None:
+                tensors = self.engine.full_tensors()
+                if self.engine.rank == 0:
+                    self.model.save_pretrained(folder / "model", state_dict=tensors)
+                    load_tokenizer(self.config.model).save_pretrained(folder / "model")
+                return
+            with self.engine.gathered(self._trainable()):
+                if self.engine.rank == 0:
+                    save_adapter(self.model, folder / "adapter")
 
     def load(self, directory: str | Path) -> None:
         facts = load_state(self.engine, directory, frozen_too=self.config.lora is None)
         check_manifest(self.model, self.trainable_rows)
-        if "canary" in facts and self.config.reference.mode == "shared":
+        if self.config.reference.mode == "shared" and "canary" in facts:
             then, now = torch.tensor(facts["canary"]), torch.tensor(self.reference_canary())
             check_reference_canary(then, now, RESUME_TOLERANCE)
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     def _forward(self, rows: RolloutBatch, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
         ids, real, response = tensors(rows, self.engine.device, "ids", "attention_mask", "response_mask")

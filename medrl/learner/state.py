@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from medrl.errors import CheckpointError
 from medrl.learner.engine import TrainEngine
@@ -15,19 +18,27 @@ from medrl.learner.engine import TrainEngine
 _TAG = "state"
 
 
+@contextmanager
+def writing(directory: str | Path) -> Iterator[Path]:
+    """Makes the directory and yields it. CheckpointError when it, or something in it, cannot be written."""
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        yield Path(directory)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch.save's disk errors
+            raise
+        raise CheckpointError(
+            f"the learner's state could not be written to {directory}", got=str(error).splitlines()[0],
+            remedy="free disk space or choose another output_dir") from error
+
+
 def save_state(engine: TrainEngine, directory: str | Path, *, frozen_too: bool, facts: dict[str, Any]) -> None:
     """Write `directory`/engine (DeepSpeed's files), rng_<rank>.pt and learner.json with `facts`. Collective."""
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        engine.deepspeed.save_checkpoint(str(directory / "engine"), tag=_TAG, exclude_frozen_parameters=not frozen_too)
-        torch.save(_rng_state(), directory / f"rng_{engine.rank}.pt")
-        if engine.rank == 0:
-            (directory / "learner.json").write_text(json.dumps(_layout(engine) | facts, indent=1), encoding="utf-8")
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the learner's state could not be written to {directory}", got=str(error),
-            remedy="free disk space or choose another output_dir") from error
+    engine.deepspeed.save_checkpoint(str(directory / "engine"), tag=_TAG, exclude_frozen_parameters=not frozen_too)
+    torch.save(_rng_state(), directory / f"rng_{engine.rank}.pt")
+    if engine.rank == 0:
+        (directory / "learner.json").write_text(json.dumps(_layout(engine) | facts, indent=1), encoding="utf-8")
     dist.barrier()
 
 

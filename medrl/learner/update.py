@@ -33,11 +33,9 @@ def forward_rows(
 ) -> tuple[np.ndarray, ...]:
     """`forward`'s results [b, t] and [b] for all rows of the batch, in row order, computed in micro-batches."""
     groups = micro_batches(batch.attention_mask.sum(1), engine.config.micro_batch_size)
-    idle = engine.most_over_ranks(len(groups)) - len(groups)
+    idle = max(1, engine.most_over_ranks(len(groups))) - len(groups)  # ranks of ZeRO 3 run as many passes each
     results = [tuple(result.cpu().float().numpy() for result in forward(batch.rows(group))) for group in groups]
-    examples = results[:1] + [forward(_stand_in()) for _ in range(idle)]  # ranks of ZeRO 3 run as many passes each
-    if not results and not examples:
-        raise ValueError("a batch without rows")
+    examples = results[:1] + [forward(_stand_in()) for _ in range(idle)]
     outputs = tuple(np.zeros(batch.ids.shape[: example.ndim], np.float32) for example in examples[0])
     for group, result in zip(groups, results, strict=True):
         for output, part in zip(outputs, result, strict=True):

@@ -79,32 +79,42 @@ def adaptable(module: nn.Module) -> bool:
 
 
 def decoder_stack(model: nn.Module) -> str:
-    """Full name of the list of decoder layers (`model.layers`, `transformer.h`). AdapterError when there is not exactly one."""
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)]
-    stacks = [(n, m) for n, m in lists if not _FOREIGN.search(n) and not any(n.startswith(outer + ".") for outer, _ in lists)]
+    """Full name of the list of decoder layers (`model.layers`, `transformer.h`). AdapterError unless there is one."""
+    lists = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
+    ]
+    stacks = [
+        (n, m) for n, m in lists if not _FOREIGN.search(n) and not any(n.startswith(outer + ".") for outer, _ in lists)
+    ]
     depth = getattr(text_config(model), "num_hidden_layers", None)
     if len(stacks) > 1:
         stacks = [(n, m) for n, m in stacks if len(m) == depth]
     if len(stacks) != 1:
-        raise AdapterError(f"the decoder layers of {type(model).__name__} cannot be told", limit="one list of decoder layers",
-                           got=", ".join(n for n, _ in stacks) or "none", remedy="name the modules in lora.targets instead of a role")
+        raise AdapterError(
+            f"the decoder layers of {type(model).__name__} cannot be told",
+            limit="one list of decoder layers",
+            got=", ".join(n for n, _ in stacks) or "none",
+            remedy="name the modules in lora.targets instead of a role",
+        )
     return stacks[0][0]
 
 
 def text_config(model: nn.Module) -> Any:
     """The language part of the model's config; None for a module without one."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def taken_for_experts(model: nn.Module, name: str) -> bool:
-    """Whether PEFT, for this model_type, redirects a target of this name to the fused experts (names of transformers 4)."""
+    """Whether PEFT redirects a target of this name to the fused experts (it reads it as a name of transformers 4)."""
     model_type = getattr(getattr(model, "config", None), "model_type", "")
-    return name.rpartition(".")[2] in _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(model_type, ""), ())
+    return name.rpartition(".")[2] in _MOE_TARGET_MODULE_MAPPING.get(
+        _MODEL_TO_CONVERSION_PATTERN.get(model_type, ""), ()
+    )
 
 
 def roles(model: nn.Module) -> tuple[dict[str, list[str]], bool]:
-    """Role → full names of the linear modules that play it, in module order, and whether the table knew the model_type."""
+    """Role → full names of the linear modules that play it, and whether the table knew the model_type."""
     stack = decoder_stack(model)
     family = FAMILIES.get(getattr(text_config(model), "model_type", ""))
     found: dict[str, list[str]] = {role: [] for role in ROLES}

@@ -40,8 +40,12 @@ def _hash(directory: Path, files: tuple[tuple[str, int, int], ...]) -> str:
 
 def adapter_record(base: nn.Module, base_path: str | None, manifest: list[dict]) -> dict[str, Any]:
     """What is written beside an adapter. A base that was never on disk has no hash."""
-    return {"base_class": type(base).__name__, "base_path": base_path,
-            "base_sha256": model_hash(base_path) if base_path else None, "manifest": manifest}
+    return {
+        "base_class": type(base).__name__,
+        "base_path": base_path,
+        "base_sha256": model_hash(base_path) if base_path else None,
+        "manifest": manifest,
+    }
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
@@ -59,13 +63,20 @@ def check_base(path: str | Path, base: nn.Module, base_path: str | None) -> bool
     if record is None:
         return False
     if record["base_class"] != type(base).__name__:
-        raise AdapterError(f"the adapter in {path} was made for another class of model", limit=record["base_class"],
-                           got=type(base).__name__, remedy="use the model it was trained on")
+        raise AdapterError(
+            f"the adapter in {path} was made for another class of model",
+            limit=record["base_class"],
+            got=type(base).__name__,
+            remedy="use the model it was trained on",
+        )
     if record["base_sha256"] is None or base_path is None:
         return False
     found = model_hash(base_path)
     if record["base_sha256"] != found:
-        raise AdapterError(f"the adapter in {path} was made for another base than {base_path}",
-                           limit=f"{record['base_path']} (sha256 {record['base_sha256'][:12]}…)", got=f"sha256 {found[:12]}…",
-                           remedy="use the model it was trained on")
+        raise AdapterError(
+            f"the adapter in {path} was made for another base than {base_path}",
+            limit=f"{record['base_path']} (sha256 {record['base_sha256'][:12]}…)",
+            got=f"sha256 {found[:12]}…",
+            remedy="use the model it was trained on",
+        )
     return True

@@ -1,4 +1,4 @@
-"""The list of parameters that train: printed, saved with a checkpoint, and checked whenever it could have changed (R5)."""
+"""The parameters that train: printed, saved with a checkpoint, checked whenever they could have changed (R5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def manifest(model: nn.Module) -> list[Row]:
             count = 1
             for size in shape:
                 count *= size
-            rows.append({"name": name, "shape": shape, "dtype": str(parameter.dtype).removeprefix("torch."), "count": count})
+            rows.append(
+                {"name": name, "shape": shape, "dtype": str(parameter.dtype).removeprefix("torch."), "count": count}
+            )
     return rows
 
 
@@ -35,10 +37,15 @@ def check_manifest(model: nn.Module, rows: list[Row]) -> None:
     }
     if any(problems.values()):
         raise AdapterError(
-            "the trainable parameters are not those of the manifest", limit=f"{len(then)} parameters as recorded",
-            got="; ".join(f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-                          for what, names in problems.items() if names),
-            remedy="resume with the config the run was started with")
+            "the trainable parameters are not those of the manifest",
+            limit=f"{len(then)} parameters as recorded",
+            got="; ".join(
+                f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+                for what, names in problems.items()
+                if names
+            ),
+            remedy="resume with the config the run was started with",
+        )
 
 
 def format_manifest(rows: list[Row]) -> str:
@@ -48,9 +55,14 @@ def format_manifest(rows: list[Row]) -> str:
         name = re.sub(r"\.\d+(?=\.)", ".*", row["name"].removeprefix("base_model.model."))
         groups.setdefault((name, "×".join(map(str, row["shape"])), row["dtype"]), []).append(row["count"])
     lines = [("parameter", "shape", "dtype", "tensors", "numbers")]
-    lines += [(name, shape, dtype, str(len(counts)), f"{sum(counts):,}") for (name, shape, dtype), counts in groups.items()]
+    lines += [
+        (name, shape, dtype, str(len(counts)), f"{sum(counts):,}") for (name, shape, dtype), counts in groups.items()
+    ]
     lines.append(("total", "", "", str(len(rows)), f"{sum(row['count'] for row in rows):,}"))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in lines)
+        "  ".join(
+            cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -27,8 +27,11 @@ def _as_regex(pattern: str, mode: str) -> str:
         return pattern
     segments = pattern.split(".")
     if not all(segments) or any("*" in s and s != "*" for s in segments):
-        raise AdapterError(f"lora pattern {pattern!r} cannot be read", limit="names joined by dots, * alone for a layer number",
-                           remedy="use lora.match: regex for parts of names")
+        raise AdapterError(
+            f"lora pattern {pattern!r} cannot be read",
+            limit="names joined by dots, * alone for a layer number",
+            remedy="use lora.match: regex for parts of names",
+        )
     path = r"\.".join(r"\d+" if s == "*" else re.escape(s) for s in segments)
     return {"exact": path, "subtree": rf"{path}(\..+)?", "suffix": rf"(.+\.)?{path}"}[mode]
 
@@ -39,25 +42,34 @@ def nearest(pattern: str, names: Iterable[str], count: int = 3) -> list[str]:
     wanted = re.sub(r"\.\d+(?=\.|$)", ".*", pattern.replace("\\", ""))
     close = difflib.get_close_matches(wanted, general, n=count, cutoff=0.4)
     last = wanted.rpartition(".")[2]
-    return close or sorted(general, key=lambda name: -difflib.SequenceMatcher(None, last, name.rpartition(".")[2]).ratio())[:count]
+    return (
+        close
+        or sorted(general, key=lambda name: -difflib.SequenceMatcher(None, last, name.rpartition(".")[2]).ratio())[
+            :count
+        ]
+    )
 
 
 def parse_layers(text: str, depth: int) -> set[int]:
-    """"0,4,8-11" → {0, 4, 8, 9, 10, 11}. AdapterError for anything else, and for layers the model does not have."""
+    """ "0,4,8-11" → {0, 4, 8, 9, 10, 11}. AdapterError for anything else, and for layers the model does not have."""
     chosen: set[int] = set()
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if first > last:
-            raise AdapterError("lora.layers cannot be read", limit='numbers and ranges, for example "0,4,8-11"', got=repr(text))
+            raise AdapterError(
+                "lora.layers cannot be read", limit='numbers and ranges, for example "0,4,8-11"', got=repr(text)
+            )
         chosen.update(range(first, last + 1))
     if max(chosen) >= depth:
-        raise AdapterError("lora.layers names layers the model does not have", limit=f"0 to {depth - 1}", got=repr(text))
+        raise AdapterError(
+            "lora.layers names layers the model does not have", limit=f"0 to {depth - 1}", got=repr(text)
+        )
     return chosen
 
 
 def exact_regex(names: Iterable[str]) -> str:
-    """A regular expression whose full matches are exactly `names`; names that differ in one layer number share a branch."""
+    """A regular expression whose full matches are exactly `names`; those that differ in one number share a branch."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name in names:
         found = re.fullmatch(r"(.*?\.)(\d+)(\..*)", name)
@@ -65,4 +77,5 @@ def exact_regex(names: Iterable[str]) -> str:
         groups.setdefault((head, tail), []).append(number)
     return "|".join(
         re.escape(head) + (numbers[0] if len(numbers) == 1 else f"(?:{'|'.join(numbers)})") + re.escape(tail)
-        for (head, tail), numbers in groups.items())
+        for (head, tail), numbers in groups.items()
+    )

@@ -60,8 +60,11 @@ def _is_scalar(adapter: Path, config: dict) -> bool:
     record = read_record(adapter)
     kind = record["base_class"] if record else ""
     if kind == "ScalarModel":
-        raise AdapterError(f"the adapter in {adapter} belongs to a critic", limit="an adapter of a language or reward model",
-                           remedy="merge the policy's adapter")
+        raise AdapterError(
+            f"the adapter in {adapter} belongs to a critic",
+            limit="an adapter of a language or reward model",
+            remedy="merge the policy's adapter",
+        )
     return config.get("task_type") == "SEQ_CLS"
 
 
@@ -76,15 +79,15 @@ def _load_base(base_dir: str, scalar: bool, tensors: dict[str, Tensor]) -> nn.Mo
     return load_pretrained(AutoModelForSequenceClassification, source, may_miss=brought, num_labels=1)
 
 
-def _untie_if_touched(model: nn.Module, tensors: dict[str, Tensor]) -> bool:
+def _untie_if_touched(model: Any, tensors: dict[str, Tensor]) -> bool:
     """Give the output embedding its own copy when the adapter changes one of two tied ends, as it did in training."""
     ends = tied_ends(model)
     if not any(key.startswith(tuple(f"base_model.model.{end}." for end in ends)) for key in tensors if ends):
         return False
-    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    head.weight = nn.Parameter(head.weight.detach().clone())  # pyright: ignore
-    for config in (model.config, model.config.get_text_config()):  # pyright: ignore
-        config.tie_word_embeddings = False  # pyright: ignore[reportAttributeAccessIssue]
+    head = model.get_output_embeddings()
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
     return True
 
 
@@ -104,10 +107,17 @@ def _probe(model: Any, scalar: bool) -> Tensor:
 def _check_merge(before: Tensor, adapted: Tensor, merged: Tensor) -> dict[str, float]:
     gap, change = _largest(merged, adapted), _largest(merged, before)
     if not gap <= FP32_BOUND:
-        raise AdapterError("the merged model is not the base with the adapter on", limit=f"largest change {FP32_BOUND:g}", got=f"{gap:g}")
+        raise AdapterError(
+            "the merged model is not the base with the adapter on",
+            limit=f"largest change {FP32_BOUND:g}",
+            got=f"{gap:g}",
+        )
     if change == 0:
-        raise AdapterError("the merged model is the base: the adapter changes nothing", limit="a trained adapter",
-                           remedy="check that this is the adapter of a finished run")
+        raise AdapterError(
+            "the merged model is the base: the adapter changes nothing",
+            limit="a trained adapter",
+            remedy="check that this is the adapter of a finished run",
+        )
     return {"merge_gap": gap, "change_from_base": change}
 
 
@@ -121,9 +131,12 @@ def _check_saved(work: Path, merged: nn.Module, adapted: Tensor, scalar: bool, d
     gap = (_probe(merged.float(), scalar) - adapted).abs()
     scale = max(1.0, adapted.abs().max().item()) if scalar else 1.0
     if dtype == "float32" and not gap.max() <= FP32_BOUND * scale or not gap.mean() <= BF16_BOUND * scale:
-        raise AdapterError(f"the saved model differs from the adapted one by more than {dtype} explains",
-                           limit=f"largest {FP32_BOUND:g}" if dtype == "float32" else f"mean {BF16_BOUND:g}",
-                           got=f"largest {gap.max():g}, mean {gap.mean():g}", remedy="merge with dtype float32")
+        raise AdapterError(
+            f"the saved model differs from the adapted one by more than {dtype} explains",
+            limit=f"largest {FP32_BOUND:g}" if dtype == "float32" else f"mean {BF16_BOUND:g}",
+            got=f"largest {gap.max():g}, mean {gap.mean():g}",
+            remedy="merge with dtype float32",
+        )
     return {"saved_gap_max": gap.max().item(), "saved_gap_mean": gap.mean().item()}
 
 

@@ -18,9 +18,12 @@ def check_reference(model: peft.PeftModel) -> None:
     config = model.peft_config[ADAPTER]
     bias, init = config.bias, config.init_lora_weights  # pyright: ignore[reportAttributeAccessIssue]
     if bias != "none" or (isinstance(init, str) and init.startswith(("pissa", "olora"))):
-        raise AdapterError("with the adapter off this model is not its base: its biases or base weights change",
-                           limit="bias none, init default or gaussian", got=f"bias {bias}, init {init}",
-                           remedy="use reference.mode: dedicated")
+        raise AdapterError(
+            "with the adapter off this model is not its base: its biases or base weights change",
+            limit="bias none, init default or gaussian",
+            got=f"bias {bias}, init {init}",
+            remedy="use reference.mode: dedicated",
+        )
 
 
 @contextmanager
@@ -55,5 +58,9 @@ def check_reference_canary(expected: Tensor, got: Tensor, tolerance: float = 0.0
     same_shape = expected.shape == got.shape
     gap = (expected - got).abs().max().item() if same_shape else float("inf")
     if not gap <= tolerance:  # NaN is a difference too
-        raise AdapterError("the reference has changed since the start of the run", limit=f"canary log-probs within {tolerance:g}",
-                           got=f"largest difference {gap:g}", remedy="the base weights were written to: restart from the last checkpoint")
+        raise AdapterError(
+            "the reference has changed since the start of the run",
+            limit=f"canary log-probs within {tolerance:g}",
+            got=f"largest difference {gap:g}",
+            remedy="the base weights were written to: restart from the last checkpoint",
+        )

@@ -21,7 +21,7 @@ Task = Literal["causal", "scalar"]
 
 @dataclass(frozen=True)
 class Targets:
-    """What will train. Example: `Targets(("model.layers.0.self_attn.q_proj",), r"model\\.layers\\.0\\.…", ("score",), ())`."""
+    """What will train. Example: `Targets(("layers.0.mlp.up_proj",), r"layers\\.0\\.mlp\\.up_proj", ("score",), ())`."""
 
     modules: tuple[str, ...]  # full names that get an adapter, in module order
     regex: str  # whose full matches are exactly `modules`
@@ -43,12 +43,18 @@ def resolve(model_or_config: Any, lora: LoraConfig, *, task: Task = "causal") ->
     frozen = _frozen(lora, [*wanted, *save])
     contradiction = sorted(frozen.intersection(save))
     if contradiction:
-        raise AdapterError("lora.freeze and lora.modules_to_save name the same module", got=", ".join(contradiction),
-                           remedy="remove it from one of them")
+        raise AdapterError(
+            "lora.freeze and lora.modules_to_save name the same module",
+            got=", ".join(contradiction),
+            remedy="remove it from one of them",
+        )
     inside = [name for name in wanted if any(name == s or name.startswith(s + ".") for s in save)]
     if inside:
-        raise AdapterError("a module cannot both get an adapter and train whole", got=", ".join(inside[:5]),
-                           remedy="take it out of lora.targets (lora.freeze) or of lora.modules_to_save")
+        raise AdapterError(
+            "a module cannot both get an adapter and train whole",
+            got=", ".join(inside[:5]),
+            remedy="take it out of lora.targets (lora.freeze) or of lora.modules_to_save",
+        )
     chosen = _in_layers(model, [name for name in wanted if name not in frozen], lora)
     if not chosen:
         raise AdapterError("lora.freeze and lora.layers leave nothing to adapt", remedy="loosen one of them")
@@ -78,20 +84,32 @@ def _targeted(model: nn.Module, modules: dict[str, nn.Module], lora: LoraConfig,
 def _by_role(model: nn.Module, role: str, notes: list[str]) -> list[str]:
     found, known = roles(model)
     names = [name for name in found[role] if not taken_for_experts(model, name)]
-    fused = [n for n, m in model.named_modules() if n.endswith("experts") and any(p.ndim == 3 for p in m.parameters(False))]
+    fused = [
+        n for n, m in model.named_modules() if n.endswith("experts") and any(p.ndim == 3 for p in m.parameters(False))
+    ]
     if not names:
         has = ", ".join(r for r in ROLES if any(not taken_for_experts(model, n) for n in found[r])) or "none"
         why = f": its experts are fused tensors ({fused[0]}), which medrl does not adapt" if fused else ""
-        raise AdapterError(f"lora.targets: {type(model).__name__} has no module for the role {role!r}{why}",
-                           limit=f"roles of this model: {has}", remedy="choose one of these, or name modules by pattern")
+        raise AdapterError(
+            f"lora.targets: {type(model).__name__} has no module for the role {role!r}{why}",
+            limit=f"roles of this model: {has}",
+            remedy="choose one of these, or name modules by pattern",
+        )
     if not known:
-        notes.append(f"model_type {getattr(text_config(model), 'model_type', 'unknown')} is not in the table: "
-                     f"the role {role} was found by inspecting the modules")
+        notes.append(
+            f"model_type {getattr(text_config(model), 'model_type', 'unknown')} is not in the table: "
+            f"the role {role} was found by inspecting the modules"
+        )
     if role == "all-linear" and fused:
         notes.append("the experts are fused tensors and get no adapter")
     if len(names) < len(found[role]):
-        left_out = sorted({name.rpartition(".")[2] for name in found[role]} - {name.rpartition(".")[2] for name in names})
-        notes.append(f"PEFT takes {', '.join(left_out)} of this model_type for fused experts: outside the experts they get no adapter")
+        left_out = sorted(
+            {name.rpartition(".")[2] for name in found[role]} - {name.rpartition(".")[2] for name in names}
+        )
+        notes.append(
+            f"PEFT takes {', '.join(left_out)} of this model_type for its fused experts: "
+            "outside the experts they get no adapter"
+        )
     return names
 
 
@@ -99,14 +117,18 @@ def _by_pattern(pattern: str, mode: str, modules: dict[str, nn.Module]) -> list[
     """Modules LoRA can adapt that `pattern` means; embeddings only when named themselves, not through their parent."""
     matches = matcher(pattern, mode)
     hits = [name for name in modules if name and matches(name)]
-    usable = [n for n in hits if adaptable(modules[n]) and not (mode == "subtree" and isinstance(modules[n], nn.Embedding))]
+    usable = [
+        n for n in hits if adaptable(modules[n]) and not (mode == "subtree" and isinstance(modules[n], nn.Embedding))
+    ]
     if usable:
         return usable
     names = [name for name, module in modules.items() if adaptable(module)]
     if hits:
-        raise AdapterError(f"lora.targets: {pattern!r} ({mode}) means only modules that LoRA cannot adapt",
-                           got=", ".join(f"{n} ({type(modules[n]).__name__})" for n in hits[:3]),
-                           remedy="name linear layers, or use lora.match: subtree")
+        raise AdapterError(
+            f"lora.targets: {pattern!r} ({mode}) means only modules that LoRA cannot adapt",
+            got=", ".join(f"{n} ({type(modules[n]).__name__})" for n in hits[:3]),
+            remedy="name linear layers, or use lora.match: subtree",
+        )
     raise _unmatched("lora.targets", pattern, mode, names)
 
 
@@ -116,13 +138,18 @@ def _saved(model: nn.Module, modules: dict[str, nn.Module], lora: LoraConfig, ta
         matches = matcher(pattern, lora.match)
         hits = [n for n, m in modules.items() if n and matches(n) and any(True for _ in m.parameters())]
         if not hits:
-            raise _unmatched("lora.modules_to_save", pattern, lora.match, [n for n, m in modules.items() if n and list(m.parameters())])
+            raise _unmatched(
+                "lora.modules_to_save",
+                pattern,
+                lora.match,
+                [n for n, m in modules.items() if n and list(m.parameters())],
+            )
         meant.update(hits)
     return [n for n in modules if n in meant and not any(n.startswith(outer + ".") for outer in meant)]
 
 
 def _frozen(lora: LoraConfig, names: Iterable[str]) -> set[str]:
-    """Of the modules that would train, those that lora.freeze keeps as they are; a pattern that keeps none is a mistake."""
+    """Those of `names` that lora.freeze keeps as they are. AdapterError if a pattern keeps none."""
     names = list(names)
     frozen: set[str] = set()
     for pattern in lora.freeze:
@@ -139,11 +166,13 @@ def _in_layers(model: nn.Module, names: list[str], lora: LoraConfig) -> list[str
         return names
     stack = decoder_stack(model)
     chosen = parse_layers(lora.layers, len(model.get_submodule(stack)))  # pyright: ignore[reportArgumentType]
-    inside = {n: int(n[len(stack) + 1:].split(".")[0]) for n in names if n.startswith(stack + ".")}
-    return [n for n in names if inside.get(n, next(iter(chosen))) in chosen]
+    inside = {n: int(n[len(stack) + 1 :].split(".")[0]) for n in names if n.startswith(stack + ".")}
+    return [n for n in names if n not in inside or inside[n] in chosen]
 
 
 def _unmatched(field: str, pattern: str, mode: str, names: list[str]) -> AdapterError:
-    return AdapterError(f"{field}: {pattern!r} matches no module (match: {mode})",
-                        limit="every pattern matches at least one module that it is meant for",
-                        remedy=f"nearest names: {', '.join(nearest(pattern, names))}" if names else "nothing trains here")
+    return AdapterError(
+        f"{field}: {pattern!r} matches no module (match: {mode})",
+        limit="every pattern matches at least one module that it is meant for",
+        remedy=f"nearest names: {', '.join(nearest(pattern, names))}" if names else "nothing trains here",
+    )

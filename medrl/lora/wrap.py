@@ -47,10 +47,17 @@ def wrap(model: nn.Module, lora: LoraConfig, *, task: Task = "causal") -> peft.P
 def _peft_config(model: nn.Module, lora: LoraConfig, targets: Targets, task: Task) -> peft.LoraConfig:
     """The config that makes PEFT catch exactly `targets`, proved with PEFT's own matching."""
     config = peft.LoraConfig(
-        task_type={"causal": peft.TaskType.CAUSAL_LM, "scalar": None}[task] if not _is_classifier(model) else peft.TaskType.SEQ_CLS,
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias=lora.bias, use_rslora=lora.rslora,  # pyright: ignore[reportArgumentType]
-        use_dora=lora.dora, init_lora_weights=_INIT[lora.init], modules_to_save=list(targets.save) or None,
-        fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets.modules))
+        task_type=_task_type(model, task),
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+        lora_dropout=lora.dropout,
+        bias=lora.bias,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        init_lora_weights=_INIT[lora.init],
+        modules_to_save=list(targets.save) or None,
+        fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets.modules),
+    )
     # PEFT rewrites a regex into bare last names for mixture-of-experts types; a list of full names survives there.
     for spelled in (targets.regex, list(targets.modules)):
         config.target_modules = spelled
@@ -58,14 +65,19 @@ def _peft_config(model: nn.Module, lora: LoraConfig, targets: Targets, task: Tas
         if caught == (set(targets.modules), set(targets.save)):
             return config
     raise AmbiguousModuleError(
-        "PEFT would train other modules than those meant", limit=_listing(set(targets.modules) | set(targets.save)),
+        "PEFT would train other modules than those meant",
+        limit=_listing(set(targets.modules) | set(targets.save)),
         got=f"more: {_listing(caught[0] - set(targets.modules) | caught[1] - set(targets.save))}; "
-            f"fewer: {_listing(set(targets.modules) - caught[0] | set(targets.save) - caught[1])}",
-        remedy="rename the module, or choose targets and modules_to_save that do not end like another module's name")
+        f"fewer: {_listing(set(targets.modules) - caught[0] | set(targets.save) - caught[1])}",
+        remedy="rename the module, or choose targets and modules_to_save that do not end like another module's name",
+    )
 
 
-def _is_classifier(model: nn.Module) -> bool:
-    return type(model).__name__.endswith("ForSequenceClassification")
+def _task_type(model: nn.Module, task: Task) -> peft.TaskType | None:
+    """PEFT's own word for the task; it has none for a ScalarModel."""
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        return peft.TaskType.SEQ_CLS
+    return peft.TaskType.CAUSAL_LM if task == "causal" else None
 
 
 def caught_by_peft(model: nn.Module, config: peft.LoraConfig) -> tuple[set[str], set[str]]:
@@ -75,9 +87,14 @@ def caught_by_peft(model: nn.Module, config: peft.LoraConfig) -> tuple[set[str],
         config.modules_to_save = [*(config.modules_to_save or []), "classifier", "score"]
     if hasattr(getattr(model, "config", None), "model_type"):
         convert_peft_config_for_transformers(config, model, conversions=None)
-    adapted = {name for name, _ in model.named_modules() if name and _hit(config, name)} | set(config.target_parameters or ())
-    saved = {name for name, _ in model.named_modules(remove_duplicate=False)
-             if any(name.endswith(key) for key in config.modules_to_save or ())}
+    adapted = {name for name, _ in model.named_modules() if name and _hit(config, name)} | set(
+        config.target_parameters or ()
+    )
+    saved = {
+        name
+        for name, _ in model.named_modules(remove_duplicate=False)
+        if any(name.endswith(key) for key in config.modules_to_save or ())
+    }
     return adapted, saved
 
 
@@ -92,10 +109,12 @@ def check_wrapped(model: peft.PeftModel, targets: Targets) -> None:
     saved = set(base_names(model, ModulesToSaveWrapper))
     if adapted != set(targets.modules) or saved != set(targets.save):
         raise AdapterError(
-            "the wrapped model does not train what was resolved", limit=_listing(set(targets.modules) | set(targets.save)),
+            "the wrapped model does not train what was resolved",
+            limit=_listing(set(targets.modules) | set(targets.save)),
             got=f"more: {_listing((adapted | saved) - set(targets.modules) - set(targets.save))}; "
-                f"fewer: {_listing(set(targets.modules) - adapted | set(targets.save) - saved)}",
-            remedy="report this with the model's class")
+            f"fewer: {_listing(set(targets.modules) - adapted | set(targets.save) - saved)}",
+            remedy="report this with the model's class",
+        )
     homes = [f"{full}." for kind in (LoraLayer, ModulesToSaveWrapper) for full in base_names(model, kind).values()]
     stray = [n for n, p in model.named_parameters() if p.requires_grad and not n.startswith(tuple(homes))]
     if stray and model.peft_config[ADAPTER].bias != "all":  # pyright: ignore[reportAttributeAccessIssue]
@@ -104,7 +123,11 @@ def check_wrapped(model: peft.PeftModel, targets: Targets) -> None:
 
 def base_names(model: peft.PeftModel, kind: type) -> dict[str, str]:
     """Name in the base model → name in the wrapped model, of the modules of this kind."""
-    return {name.removeprefix("base_model.model."): name for name, module in model.named_modules() if isinstance(module, kind)}
+    return {
+        name.removeprefix("base_model.model."): name
+        for name, module in model.named_modules()
+        if isinstance(module, kind)
+    }
 
 
 def _listing(names: set[str]) -> str:

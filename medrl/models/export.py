@@ -41,8 +41,11 @@ def atomic_dir(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         if "No space left" not in str(error):
             raise
-        raise ModelError(f"the disk is full: {path} was not written", got=str(error),
-                         remedy="free space there, or choose a directory on another disk") from error
+        raise ModelError(
+            f"the disk is full: {path} was not written",
+            got=str(error),
+            remedy="free space there, or choose a directory on another disk",
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if old.exists() and not path.exists():
@@ -50,7 +53,9 @@ def atomic_dir(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path, *, replace: bool = False) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path, *, replace: bool = False
+) -> None:
     """Safetensors weights, config, generation config, tokenizer and chat template into `path`, all or nothing."""
     with atomic_dir(path, replace=replace) as work:
         write_model(model, tokenizer, work)

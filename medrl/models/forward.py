@@ -17,7 +17,12 @@ from medrl.models.scalar_head import last_token_scores
 
 
 def policy_forward(
-    model: Any, ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float, entropy: bool,
+    model: Any,
+    ids: Tensor,
+    attention_mask: Tensor,
+    response_mask: Tensor,
+    temperature: float,
+    entropy: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs (and entropies, nats) of the response tokens under `model`: ids [B, T] → [B, T] float32, 0 elsewhere.
 
@@ -25,7 +30,8 @@ def policy_forward(
     side. Gradients flow unless the caller turns them off.
     """
     logits = model(
-        input_ids=ids, attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask), use_cache=False).logits
+        input_ids=ids, attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask), use_cache=False
+    ).logits
     response = response_mask.bool()
     logprobs = torch.where(response, token_logprobs(logits, ids, temperature), 0.0)
     return logprobs, torch.where(response, token_entropy(logits, temperature), 0.0) if entropy else None

@@ -34,8 +34,10 @@ def local_dir(path: str) -> Path:
         return Path(snapshot_download(path, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         raise ModelError(
-            f"no model at {path}", limit="a model directory, or a hub id that is in the local cache",
-            remedy=f"check the path; for a hub id run `hf download {path}` first") from None
+            f"no model at {path}",
+            limit="a model directory, or a hub id that is in the local cache",
+            remedy=f"check the path; for a hub id run `hf download {path}` first",
+        ) from None
 
 
 def check_model_dir(path: str, *, tokenizer: bool = True) -> Path:
@@ -47,8 +49,11 @@ def check_model_dir(path: str, *, tokenizer: bool = True) -> Path:
     _check_config(directory)
     _check_weights(directory)
     if tokenizer and not any((directory / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"{directory} has no tokenizer", limit=f"one of {', '.join(TOKENIZER_FILES)}",
-                         remedy="copy the tokenizer's files there, or set model.tokenizer")
+        raise ModelError(
+            f"{directory} has no tokenizer",
+            limit=f"one of {', '.join(TOKENIZER_FILES)}",
+            remedy="copy the tokenizer's files there, or set model.tokenizer",
+        )
     return directory
 
 
@@ -73,14 +78,20 @@ def _check_weights(directory: Path) -> None:
         shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
     except (ValueError, KeyError, AttributeError) as error:
         raise ModelError(f"{index} is damaged", got=repr(error), remedy="copy the model again") from None
-    missing = sorted(name for name in shards if not (directory / name).is_file() or not (directory / name).stat().st_size)
+    missing = sorted(
+        name for name in shards if not (directory / name).is_file() or not (directory / name).stat().st_size
+    )
     if not missing:
         return
     remedy = "copy the weights there"
     if any(directory.glob("pytorch_model*.bin")):
         remedy = "pickled weights are not read: convert them to safetensors (load and save_pretrained once)"
-    raise ModelError(f"{directory} has no complete weights", limit="safetensors weights, every shard present",
-                     got=f"missing or empty: {', '.join(missing)}", remedy=remedy)
+    raise ModelError(
+        f"{directory} has no complete weights",
+        limit="safetensors weights, every shard present",
+        got=f"missing or empty: {', '.join(missing)}",
+        remedy=remedy,
+    )
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -89,13 +100,19 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
     directory = local_dir(model.tokenizer or model.path)
     if not any((directory / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"{directory} has no tokenizer", limit=f"one of {', '.join(TOKENIZER_FILES)}",
-                         remedy="copy the tokenizer's files there, or set model.tokenizer")
+        raise ModelError(
+            f"{directory} has no tokenizer",
+            limit=f"one of {', '.join(TOKENIZER_FILES)}",
+            remedy="copy the tokenizer's files there, or set model.tokenizer",
+        )
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=model.trust_remote_code)
     except (ValueError, OSError, KeyError, TypeError) as error:
-        raise ModelError(f"the tokenizer in {directory} cannot be loaded", got=str(error).splitlines()[0],
-                         remedy="restore its files; a custom one may need model.trust_remote_code") from error
+        raise ModelError(
+            f"the tokenizer in {directory} cannot be loaded",
+            got=str(error).splitlines()[0],
+            remedy="restore its files; a custom one may need model.trust_remote_code",
+        ) from error
 
 
 def load_causal_lm(model: ModelConfig) -> PreTrainedModel:
@@ -108,7 +125,9 @@ def load_causal_lm(model: ModelConfig) -> PreTrainedModel:
     return load_pretrained(AutoModelForCausalLM, model)
 
 
-def load_pretrained(auto_class: Any, model: ModelConfig, *, may_miss: tuple[str, ...] = (), **config_values: Any) -> PreTrainedModel:
+def load_pretrained(
+    auto_class: Any, model: ModelConfig, *, may_miss: tuple[str, ...] = (), **config_values: Any
+) -> PreTrainedModel:
     """What `load_causal_lm` does, for any of transformers' auto classes.
 
     `may_miss`: parameters allowed to be newly initialised (a head that an adapter brings along); `config_values`
@@ -123,16 +142,27 @@ def load_pretrained(auto_class: Any, model: ModelConfig, *, may_miss: tuple[str,
         config = AutoConfig.from_pretrained(directory, trust_remote_code=model.trust_remote_code, **config_values)
         zero_dropout(config)
         loaded, info = auto_class.from_pretrained(
-            directory, config=config, dtype=getattr(torch, model.dtype), use_safetensors=True, output_loading_info=True,
-            attn_implementation=model.attn_implementation, trust_remote_code=model.trust_remote_code)
+            directory,
+            config=config,
+            dtype=getattr(torch, model.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            attn_implementation=model.attn_implementation,
+            trust_remote_code=model.trust_remote_code,
+        )
     except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"the model in {directory} cannot be loaded", got=str(error).splitlines()[0],
-                         remedy="check that config.json belongs to the weights and that transformers knows the model_type") from error
+        raise ModelError(
+            f"the model in {directory} cannot be loaded",
+            got=str(error).splitlines()[0],
+            remedy="check that config.json belongs to the weights and that transformers knows the model_type",
+        ) from error
     fresh = sorted(set(info["missing_keys"]) - set(may_miss))
     if fresh:
-        raise ModelError(f"the weights in {directory} lack parameters of {type(loaded).__name__}: they would start at random",
-                         got=", ".join(fresh[:5]) + (f" and {len(fresh) - 5} more" if len(fresh) > 5 else ""),
-                         remedy="give a checkpoint of this class (a merged one, not an adapter or another head)")
+        raise ModelError(
+            f"the weights in {directory} lack parameters of {type(loaded).__name__}: they would start at random",
+            got=", ".join(fresh[:5]) + (f" and {len(fresh) - 5} more" if len(fresh) > 5 else ""),
+            remedy="give a checkpoint of this class (a merged one, not an adapter or another head)",
+        )
     loaded.config.use_cache = False
     return loaded.eval()
 

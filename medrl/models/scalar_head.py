@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +11,33 @@ from medrl.config.common import DType, ModelConfig
 from medrl.errors import ModelError
 from medrl.models.loading import load_pretrained
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class ScalarModel(nn.Module):
     """`backbone` (a transformers base model) and `head`, Linear(d, 1). The head computes in its own dtype (float32
     as built here), whatever the backbone's."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, backbone: PreTrainedModel, head: nn.Linear) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self.head = head
 
     def forward(self, ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
         """ids, masks, positions [B, T] → scalars [B, T] float32, one at every position."""
         hidden = self.backbone(
-            input_ids=ids, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False).last_hidden_state
+            input_ids=ids, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
+        ).last_hidden_state
         return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1).float()
 
     @classmethod
     def from_reward(
-        cls, path: str, dtype: DType, calibration: tuple[float, float] | None = None, **model_values: Any,
+        cls,
+        path: str,
+        dtype: DType,
+        calibration: tuple[float, float] | None = None,
+        **model_values: Any,
     ) -> ScalarModel:
         """From a sequence-classification checkpoint with one label; `calibration` (mean, std) is folded into the head:
         s ← (s − mean) / std. `model_values`: other fields of ModelConfig.
@@ -41,8 +49,12 @@ class ScalarModel(nn.Module):
         model = load_pretrained(AutoModelForSequenceClassification, ModelConfig(path=path, dtype=dtype, **model_values))
         trained = score_head(model)
         if trained.out_features != 1:
-            raise ModelError(f"{path} is not a reward model", limit="1 label", got=f"{trained.out_features} labels",
-                             remedy="train one with `medrl reward`")
+            raise ModelError(
+                f"{path} is not a reward model",
+                limit="1 label",
+                got=f"{trained.out_features} labels",
+                remedy="train one with `medrl reward`",
+            )
         mean, std = calibration or (0.0, 1.0)
         if not std > 0:
             raise ModelError(f"the calibration of {path} cannot be used", limit="std > 0", got=f"std {std}")
@@ -50,11 +62,12 @@ class ScalarModel(nn.Module):
         with torch.no_grad():
             head.weight.copy_(trained.weight.float() / std)
             head.bias.fill_(((trained.bias.item() if trained.bias is not None else 0.0) - mean) / std)
-        return cls(model.base_model, head).eval()
+        backbone: Any = model.base_model
+        return cls(backbone, head).eval()
 
     @classmethod
     def from_causal(cls, path: str, dtype: DType, **model_values: Any) -> ScalarModel:
-        """From a causal LM's trunk with a zero head: every scalar starts at 0. `model_values`: fields of ModelConfig."""
+        """From a causal LM's trunk with a zero head: every scalar starts at 0. `model_values`: of ModelConfig."""
         from transformers import AutoModel
 
         backbone = load_pretrained(AutoModel, ModelConfig(path=path, dtype=dtype, **model_values))
@@ -93,8 +106,10 @@ def score_head_name(model: nn.Module) -> str:
     for name, child in model.named_children():
         if name in ("score", "classifier", "head") and isinstance(child, nn.Linear):
             return name
-    raise ModelError(f"{type(model).__name__} has no linear head with one scalar",
-                     remedy="use a model_type that has a sequence-classification class")
+    raise ModelError(
+        f"{type(model).__name__} has no linear head with one scalar",
+        remedy="use a model_type that has a sequence-classification class",
+    )
 
 
 def last_token_scores(scalars: Tensor, attention_mask: Tensor) -> Tensor:

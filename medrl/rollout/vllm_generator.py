@@ -1,7 +1,8 @@
 """A generator on a vLLM engine in this process. vLLM itself picks the platform (CPU, CUDA …).
 
 Threads are this process's own: with the engine in-process vLLM neither pins cores nor counts them, so several engines
-share a machine without piling onto the same ones. Give a process its threads before it imports torch.
+share a machine without piling onto the same ones. Before torch is imported, give the process OMP_NUM_THREADS, and
+OMP_WAIT_POLICY=PASSIVE: threads that spin while they wait slow an engine tenfold where processes share cores.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from medrl.errors import AdapterError, ModelError
 
 
 def run_merge(adapter: str, base: str | None, out: str, dtype: DType = "float32") -> dict[str, Any]:
-    """Merge `adapter` into `base` (None: the base it names) and write the model to `out`. Returns and prints the checks.
+    """Merge `adapter` into `base` (None: the base it names), write the model to `out`, print and return the checks.
 
     Raises AdapterError or ModelError; see `medrl.lora.merge.merge_adapter`.
     """

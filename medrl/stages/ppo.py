@@ -38,7 +38,9 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
     interrupts = Interrupts()
     with launch_workers(config, inputs.launch) as workers, interrupts.installed():
         resumed = resume and state.restore(config, workers)
-        with open_tracker(config.tracking, run_dir, config.steps, resume_step=state.step if resumed else None) as tracker:
+        with open_tracker(
+            config.tracking, run_dir, config.steps, resume_step=state.step if resumed else None
+        ) as tracker:
             try:
                 metrics = train(config, inputs, state, workers, tracker, interrupts)
             except Interrupted as interrupt:
@@ -46,15 +48,23 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
                 raise SystemExit(interrupt.exit_code) from None
         adapter = state.export(config)
     evaluation_after = {k.removeprefix("eval/"): v for k, v in metrics.items() if k.startswith("eval/")}
-    summary = {"run_dir": str(run_dir), "steps": state.step, "output": str(adapter), "engines": workers.engines,
-               "evaluation_before": state.evaluation_before, "evaluation_after": evaluation_after,
-               "last_step": metrics, "seconds": round(time.monotonic() - started, 1)}
+    summary = {
+        "run_dir": str(run_dir),
+        "steps": state.step,
+        "output": str(adapter),
+        "engines": workers.engines,
+        "evaluation_before": state.evaluation_before,
+        "evaluation_after": evaluation_after,
+        "last_step": metrics,
+        "seconds": round(time.monotonic() - started, 1),
+    }
     write_json(run_dir / "summary.json", summary)
     return summary
 
 
-def train(config: PpoConfig, inputs: PpoInputs, state: LoopState, w: Workers, tracker: Tracker,
-          interrupts: Interrupts) -> dict[str, float]:
+def train(
+    config: PpoConfig, inputs: PpoInputs, state: LoopState, w: Workers, tracker: Tracker, interrupts: Interrupts
+) -> dict[str, float]:
     """The loop; returns the last step's metrics. What changes weights happens in `interrupts.deferred()` blocks."""
     metrics: dict[str, float] = {}
     with interrupts.deferred():
@@ -73,16 +83,29 @@ def train(config: PpoConfig, inputs: PpoInputs, state: LoopState, w: Workers, tr
             batch, texts = collate(completions, inputs.pad_id), inputs.score_requests(completions)
             batch_ref = ray.put(batch)
             scores, logprobs, ref_logprobs, (values, last_values) = gather(
-                w.reward.score(texts), w.policy.logprobs(batch_ref), w.reference.logprobs(batch_ref), w.critic.values(batch_ref))
-        experience, rollout_metrics = make_experience(batch, scores.total, logprobs, ref_logprobs, values, last_values,
-                                                      algorithm=config.algorithm, kl_coef=state.kl.coef)
+                w.reward.score(texts),
+                w.policy.logprobs(batch_ref),
+                w.reference.logprobs(batch_ref),
+                w.critic.values(batch_ref),
+            )
+        experience, rollout_metrics = make_experience(
+            batch,
+            scores.total,
+            logprobs,
+            ref_logprobs,
+            values,
+            last_values,
+            algorithm=config.algorithm,
+            kl_coef=state.kl.coef,
+        )
         check_start(config, step, experience)
         check_kl_limit(config, step, rollout_metrics)
         with interrupts.deferred():
             with timer("update"):
                 seed, experience_ref = request_seed(config.seed, step, "update", 0), ray.put(experience)
                 policy_metrics, critic_metrics = gather(
-                    w.policy.update(experience_ref, state.kl.coef, seed), w.critic.update(experience_ref, seed))
+                    w.policy.update(experience_ref, state.kl.coef, seed), w.critic.update(experience_ref, seed)
+                )
             with timer("sync"):
                 reports = sync(w, inputs, version=step)
             rollout_metrics["kl_coef"] = state.kl.coef
@@ -93,7 +116,9 @@ def train(config: PpoConfig, inputs: PpoInputs, state: LoopState, w: Workers, tr
                 with timer("evaluate"):
                     evaluation, rows = evaluate(config, inputs, w)
                 tracker.log_samples(step, rows)
-            metrics = named("rollout", rollout_metrics) | named("policy", policy_metrics) | named("critic", critic_metrics)
+            metrics = (
+                named("rollout", rollout_metrics) | named("policy", policy_metrics) | named("critic", critic_metrics)
+            )
             metrics |= named("source", {name: float(part.mean()) for name, part in scores.parts.items()})
             metrics |= named("sync", sync_metrics(reports)) | named("eval", evaluation) | named("time", timer.seconds)
             metrics["rollout/tokens_per_second"] = float(batch.lengths.sum()) / timer.seconds["generate"]
@@ -122,5 +147,8 @@ def named(group: str, metrics: dict[str, float]) -> dict[str, float]:
 
 def sync_metrics(reports: list[SyncReport]) -> dict[str, float]:
     """The slowest engine's seconds, the widest probe gap, the bytes one engine pulled."""
-    return {"seconds": max(r.seconds for r in reports), "probe_gap": max(r.probe_gap for r in reports),
-            "bytes": float(max(r.bytes for r in reports))}
+    return {
+        "seconds": max(r.seconds for r in reports),
+        "probe_gap": max(r.probe_gap for r in reports),
+        "bytes": float(max(r.bytes for r in reports)),
+    }

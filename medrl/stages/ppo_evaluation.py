@@ -40,6 +40,16 @@ def answer_metrics(completions: list[Completion], scores: Scores) -> dict[str, f
 
 def sample_rows(completions: list[Completion], texts: list[ScoreRequest], scores: Scores) -> list[dict]:
     """Answers as rows of samples.jsonl."""
-    return [{"prompt_id": c.prompt.id, "sample": c.sample, "version": c.version, "messages": list(t.messages),
-             "answer": t.answer, "finish": c.finish, "tokens": len(c.ids), "score": float(score)}
-            for c, t, score in zip(completions, texts, scores.total, strict=True)]
+    return [
+        {
+            "prompt_id": c.prompt.id,
+            "sample": c.sample,
+            "version": c.version,
+            "messages": list(t.messages),
+            "answer": t.answer,
+            "finish": c.finish,
+            "tokens": len(c.ids),
+            "score": float(score),
+        }
+        for c, t, score in zip(completions, texts, scores.total, strict=True)
+    ]

@@ -40,7 +40,10 @@ class PpoInputs:
 
     def score_requests(self, completions: list[Completion]) -> list[ScoreRequest]:
         """Completions as text, for scorers with tokenizers of their own."""
-        return [ScoreRequest(c.prompt.messages, decode_answer(self.tokenizer, c.ids), c.finish == "stop") for c in completions]
+        return [
+            ScoreRequest(c.prompt.messages, decode_answer(self.tokenizer, c.ids), c.finish == "stop")
+            for c in completions
+        ]
 
 
 def prepare(config: PpoConfig) -> PpoInputs:
@@ -63,11 +66,17 @@ def prepare(config: PpoConfig) -> PpoInputs:
     eval_prompts = build_prompts(config.data.eval_prompts, tokenizer, config.data) if config.data.eval_prompts else []
     updates = config.steps * config.algorithm.epochs * config.algorithm.mini_batches
     return PpoInputs(
-        tokenizer, PromptStream(prompts, config.data.batch_size, config.seed, config.data.shuffle),
-        eval_prompts[:config.evaluation.max_prompts], LaunchInputs(end_token_ids(tokenizer), updates, calibrations))
+        tokenizer,
+        PromptStream(prompts, config.data.batch_size, config.seed, config.data.shuffle),
+        eval_prompts[: config.evaluation.max_prompts],
+        LaunchInputs(end_token_ids(tokenizer), updates, calibrations),
+    )
 
 
 def rollout_requests(config: PpoConfig, step: int, prompts: list[Prompt]) -> list[GenerateRequest]:
     """samples_per_prompt requests a prompt, each with its own seed."""
-    return [GenerateRequest(prompt, sample, request_seed(config.seed, step, prompt.id, sample))
-            for prompt in prompts for sample in range(config.data.samples_per_prompt)]
+    return [
+        GenerateRequest(prompt, sample, request_seed(config.seed, step, prompt.id, sample))
+        for prompt in prompts
+        for sample in range(config.data.samples_per_prompt)
+    ]

@@ -21,16 +21,24 @@ def check_start(config: PpoConfig, step: int, experience: Experience) -> None:
     gap = float(np.abs(experience.logprobs - experience.ref_logprobs).max())
     limit = START_TOLERANCE[config.model.dtype]
     if gap > limit:
-        raise AdapterError("the policy does not start at the reference", limit=f"log-probs within {limit:g}", got=f"a gap of {gap:g}",
-                           remedy="start from a merged model and a fresh adapter, so that the first policy equals the reference")
+        raise AdapterError(
+            "the policy does not start at the reference",
+            limit=f"log-probs within {limit:g}",
+            got=f"a gap of {gap:g}",
+            remedy="start from a merged model and a fresh adapter, so that the first policy equals the reference",
+        )
 
 
 def check_kl_limit(config: PpoConfig, step: int, metrics: dict[str, float]) -> None:
     """The policy has not run away from the reference."""
     limit, kl = config.algorithm.kl.limit, metrics["kl_sum_mean"]
     if limit is not None and kl > limit:
-        raise TrainingError(f"step {step}: the policy has moved too far from the reference", limit=f"algorithm.kl.limit {limit:g}",
-                            got=f"a mean KL of {kl:.3f}", remedy="raise algorithm.kl.coef, lower the learning rate, or raise the limit")
+        raise TrainingError(
+            f"step {step}: the policy has moved too far from the reference",
+            limit=f"algorithm.kl.limit {limit:g}",
+            got=f"a mean KL of {kl:.3f}",
+            remedy="raise algorithm.kl.coef, lower the learning rate, or raise the limit",
+        )
 
 
 def check_reference(state: LoopState, w: Workers) -> None:
@@ -41,5 +49,9 @@ def check_reference(state: LoopState, w: Workers) -> None:
         return
     gap = max((abs(a - b) for a, b in zip(state.canary, now, strict=True)), default=0.0)
     if gap > state.canary_tolerance:
-        raise AdapterError("the reference policy has changed", limit=f"canary log-probs within {state.canary_tolerance:g} of the start",
-                           got=f"a difference of {gap:g}", remedy="the base weights were modified while training: report this")
+        raise AdapterError(
+            "the reference policy has changed",
+            limit=f"canary log-probs within {state.canary_tolerance:g} of the start",
+            got=f"a difference of {gap:g}",
+            remedy="the base weights were modified while training: report this",
+        )

@@ -34,11 +34,17 @@ class LoopState:
     def complete(self, step: int) -> None:
         """Step `step` is done: what `save` writes from now on, even if a later step breaks off half-way."""
         self.step = step
-        self._snapshot = {"step": step, "prompts": self.prompts.state(), "kl": self.kl.state(),
-                          "evaluation_before": self.evaluation_before, "canary": self.canary}
+        self._snapshot = {
+            "step": step,
+            "prompts": self.prompts.state(),
+            "kl": self.kl.state(),
+            "evaluation_before": self.evaluation_before,
+            "canary": self.canary,
+        }
 
     def save(self, config: PpoConfig, workers: Workers) -> Path:
         """Write a complete checkpoint of the last finished step."""
+
         def write(path: Path) -> None:
             gather(workers.policy.save(str(path / "policy")), workers.critic.save(str(path / "critic")))
 
@@ -53,8 +59,11 @@ class LoopState:
             return False
         step, path, meta = found
         if step >= config.steps:
-            raise ConfigError(f"the run is complete: its newest checkpoint is of step {step}", limit=f"a checkpoint before step {config.steps}",
-                              remedy="nothing is left to do; train on by starting a new run from its merged model")
+            raise ConfigError(
+                f"the run is complete: its newest checkpoint is of step {step}",
+                limit=f"a checkpoint before step {config.steps}",
+                remedy="nothing is left to do; train on by starting a new run from its merged model",
+            )
         checkpoint.check_config(meta["config"], config_fingerprint(config))
         gather(workers.policy.load(str(path / "policy")), workers.critic.load(str(path / "critic")))
         self.prompts.load(meta["prompts"])

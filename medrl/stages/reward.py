@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from medrl.config.common import ModelConfig
@@ -86,6 +87,17 @@ def _measure(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
     if dist.get_rank() == 0:
         for folder in (job.model, job.adapter) if job.config.lora else (job.model,):
             save_calibration(folder, mean, std)
-    return {"eval": {"accuracy": float((margins > 0).mean()), "margin": float(margins.mean()), "pairs": len(margins),
-                     "chosen_mean": float(chosen.mean()), "rejected_mean": float(rejected.mean())},
-            "calibration": {"mean": mean, "std": std, "answers": len(reference)}}
+        _set_pad_token(job)
+    return {"accuracy": float((margins > 0).mean()), "margin": float(margins.mean()),
+            "chosen_mean": float(chosen.mean()), "rejected_mean": float(rejected.mean()),
+            "calibration_mean": mean, "calibration_std": std}
+
+
+def _set_pad_token(job: Job) -> None:
+    """Give the saved config the tokenizer's pad token: by it transformers' classifiers find the token to score."""
+    from medrl.models.loading import load_tokenizer
+
+    file = job.model / "config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values.get("text_config", values)["pad_token_id"] = load_tokenizer(job.config.model).pad_token_id
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -48,4 +48,4 @@ def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
 
     arguments = SFTConfig(**training_arguments(job), dataset_kwargs={"skip_prepare_dataset": True})
     outcome = fit(job, tables["train"], SFTTrainer, arguments, load_causal_lm, "causal")
-    return outcome | ({"eval": evaluate_causal(job, tables["eval"])} if "eval" in tables else {})
+    return outcome | (evaluate_causal(job, tables["eval"]) if "eval" in tables else {})

@@ -20,7 +20,7 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
         # Header and byte count are fixed by each other, so no two different sets of tensors give the same stream.
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
         if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,14 +36,17 @@ def connect(config: RayConfig, cpus: float = 1.0) -> Iterator[None]:
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         else:
             logical = config.num_cpus or max(os.cpu_count() or 1, int(-(-cpus // 1)))
-            ray.init(num_cpus=logical, include_dashboard=False, log_to_driver=False, logging_level="warning")
+            ray.init(num_cpus=logical, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise WorkerError(
-            "cannot connect to Ray", limit=f"a cluster at {address}" if address else "a local cluster", got=str(error)[:500],
-            remedy="check ray.address (or RAY_ADDRESS) and the token; unset both for a local cluster") from None
+            "cannot connect to Ray",
+            limit=f"a cluster at {address}" if address else "a local cluster",
+            got=str(error)[:500],
+            remedy="check ray.address (or RAY_ADDRESS) and the token; unset both for a local cluster",
+        ) from None
     try:
         yield
     finally:

@@ -47,6 +47,7 @@ class CriticGroup(LearnerGroup):
 
     def values(self, batch: ray.ObjectRef) -> Pending[tuple[np.ndarray, np.ndarray]]:
         """Values before each response token [B, T], and after the last one [B]."""
+
         def combine(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
             return stack_rows([values for values, _ in parts]), np.concatenate([last for _, last in parts])
 

@@ -34,7 +34,7 @@ def evaluate_causal(job: Job, table: pa.Table) -> dict[str, float]:
     losses = over_ranks(lambda rows: _token_losses(model, rows), list(zip(ids, labels, strict=True)))
     loss, tokens, correct = losses.sum(0).tolist()
     mean = loss / tokens
-    return {"loss": mean, "perplexity": math.exp(mean), "token_accuracy": correct / tokens, "tokens": tokens}
+    return {"eval_loss": mean, "eval_perplexity": math.exp(mean), "eval_token_accuracy": correct / tokens}
 
 
 @torch.inference_mode()

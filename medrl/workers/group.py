@@ -34,21 +34,26 @@ class Pending(Generic[T]):
             done, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0)
             silent = [i for i, ref in enumerate(self.refs) if ref not in done]
             raise WorkerError(
-                f"{self.what} did not finish in time", limit=f"an answer within {self.timeout:g} s",
+                f"{self.what} did not finish in time",
+                limit=f"an answer within {self.timeout:g} s",
                 got=f"no answer from worker{'s' * (len(silent) > 1)} {silent} of {len(self.refs)}",
-                remedy="raise the matching timeouts.* setting if the work is really that long") from None
+                remedy="raise the matching timeouts.* setting if the work is really that long",
+            ) from None
         except RayTaskError as error:
             raise self._translate(error.cause) from error
         except RayActorError as error:
             raise WorkerError(
-                f"a worker died during {self.what}", got=str(error).splitlines()[0],
-                remedy="look for the reason (often memory) in Ray's log directory; continue with --resume") from error
+                f"a worker died during {self.what}",
+                got=str(error).splitlines()[0],
+                remedy="look for the reason (often memory) in Ray's log directory; continue with --resume",
+            ) from error
 
     def _translate(self, cause: BaseException) -> MedrlError:
         if isinstance(cause, MedrlError):
             return cause
-        return WorkerError(f"{self.what} failed", got=f"{type(cause).__name__}: {cause}",
-                           remedy="the traceback above names the place")
+        return WorkerError(
+            f"{self.what} failed", got=f"{type(cause).__name__}: {cause}", remedy="the traceback above names the place"
+        )
 
 
 def gather(*pending: Pending | None) -> tuple:
@@ -67,8 +72,13 @@ class WorkerGroup:
     def __len__(self) -> int:
         return len(self.handles)
 
-    def pending(self, refs: Sequence[ray.ObjectRef], what: str, timeout: float,
-                combine: Callable[[list[Any]], Any] = lambda results: results[0]) -> Pending:
+    def pending(
+        self,
+        refs: Sequence[ray.ObjectRef],
+        what: str,
+        timeout: float,
+        combine: Callable[[list[Any]], Any] = lambda results: results[0],
+    ) -> Pending:
         """Refs of this group's workers as one call."""
         return Pending(refs, combine, f"{self.role} {what}", timeout)
 

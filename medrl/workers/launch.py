@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup
 
 from medrl.config.ppo import PpoConfig
 from medrl.workers.cluster import connect
 from medrl.workers.critic import CriticGroup, CriticWorker
-from medrl.workers.group import WorkerGroup, gather
+from medrl.workers.group import Pending, WorkerGroup, gather
 from medrl.workers.placement import RolePlan, check_fits, place, plan_roles, threads_for, total_cpus
 from medrl.workers.policy import PolicyGroup, PolicyWorker, SharedReference
 from medrl.workers.reference import ReferenceGroup, ReferenceWorker
@@ -53,31 +56,37 @@ def launch_workers(config: PpoConfig, inputs: LaunchInputs) -> Iterator[Workers]
 
 
 def _start(config: PpoConfig, inputs: LaunchInputs, plans: dict[str, RolePlan], groups: list[WorkerGroup]) -> Workers:
-    threads = threads_for(plans)
-    timeout = config.timeouts.start
+    """Place and start every role. Whatever runs is in `groups`, so that an error leaves nothing behind."""
+    threads, placements = threads_for(plans), {}
+    for role, plan in plans.items():
+        placements[role] = place(plan, config.timeouts.start)
 
-    def spawn(role: str, worker_class, group_class, arguments, *group_arguments):
-        plan = plans[role]
-        placement = place(plan, timeout)
-        handles = [worker_class.options(num_cpus=plan.cpus, num_gpus=plan.gpus, placement_group=placement,
-                                        placement_group_bundle_index=i).remote(*arguments(i)) for i in range(plan.workers)]
-        group = group_class(*group_arguments, handles, placement, config)
-        groups.append(group)
-        return group
+    def spawn(role: str, worker_class: Any, arguments: Callable[[int], tuple]) -> tuple[list, PlacementGroup]:
+        """One worker a bundle; `arguments` of worker i come between the config and its threads."""
+        plan, placement = plans[role], placements[role]
+        options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
+        return [
+            worker_class.options(**options, placement_group_bundle_index=i).remote(config, *arguments(i), threads[role])
+            for i in range(plan.workers)
+        ], placement
 
-    policy: PolicyGroup = spawn("policy", PolicyWorker, PolicyGroup,
-                                lambda i: (config, i, config.learner.workers, threads["policy"]), "policy")
-    critic: CriticGroup = spawn("critic", CriticWorker, CriticGroup,
-                                lambda i: (config, i, config.critic.workers, threads["critic"]), "critic")
-    rollout: RolloutPool = spawn("rollout", RolloutWorker, RolloutPool, lambda i: (config, inputs.stop_ids, threads["rollout"]))
-    reward: RewardPool = spawn("reward", RewardWorker, lambda *a: RewardPool(*a, inputs.calibrations),
-                               lambda i: (config, threads["reward"]))
-    starting = [policy.start(inputs.total_updates), critic.start(inputs.total_updates), rollout.start(), reward.start()]
+    policy = PolicyGroup("policy", *spawn("policy", PolicyWorker, lambda i: (i, plans["policy"].workers)), config)
+    groups.append(policy)
+    critic = CriticGroup("critic", *spawn("critic", CriticWorker, lambda i: (i, plans["critic"].workers)), config)
+    groups.append(critic)
+    rollout = RolloutPool(*spawn("rollout", RolloutWorker, lambda i: (inputs.stop_ids,)), config)
+    groups.append(rollout)
+    reward = RewardPool(*spawn("reward", RewardWorker, lambda i: ()), config, inputs.calibrations)
+    groups.append(reward)
     reference: SharedReference | ReferenceGroup = SharedReference(policy)
+    others: list[Pending] = []
     if config.reference.mode == "dedicated":
-        reference = spawn("reference", ReferenceWorker, ReferenceGroup,
-                          lambda i: (config, i, config.reference.workers, threads["reference"]))
-        starting.append(reference.start())
-    policy_info, critic_info, rollout_engine, *_ = gather(*starting)
+        pool = plans["reference"].workers
+        reference = ReferenceGroup(*spawn("reference", ReferenceWorker, lambda i: (i, pool)), config)
+        groups.append(reference)
+        others.append(reference.start())
+    policy_info, critic_info, rollout_engine, *_ = gather(
+        policy.start(inputs.total_updates), critic.start(inputs.total_updates), rollout.start(), reward.start(), *others
+    )
     engines = {"policy": policy_info["engine"], "critic": critic_info["engine"], "rollout": rollout_engine}
     return Workers(policy, critic, reference, reward, rollout, engines)

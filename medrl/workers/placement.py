@@ -28,11 +28,23 @@ class RolePlan:
 
 def plan_roles(config: PpoConfig) -> dict[str, RolePlan]:
     """The roles of a PPO run. Learners are packed (they talk all the time), pools are spread (they do not)."""
-    def plan(role: str, section, strategy: Literal["PACK", "SPREAD"]) -> RolePlan:
-        return RolePlan(role, section.workers, section.cpus_per_worker, section.gpus_per_worker, section.threads_per_worker, strategy)
 
-    plans = [plan("policy", config.learner, "PACK"), plan("critic", config.critic, "PACK"),
-             plan("reward", config.reward, "SPREAD"), plan("rollout", config.rollout, "SPREAD")]
+    def plan(role: str, section, strategy: Literal["PACK", "SPREAD"]) -> RolePlan:
+        return RolePlan(
+            role,
+            section.workers,
+            section.cpus_per_worker,
+            section.gpus_per_worker,
+            section.threads_per_worker,
+            strategy,
+        )
+
+    plans = [
+        plan("policy", config.learner, "PACK"),
+        plan("critic", config.critic, "PACK"),
+        plan("reward", config.reward, "SPREAD"),
+        plan("rollout", config.rollout, "SPREAD"),
+    ]
     if config.reference.mode == "dedicated":
         plans.append(plan("reference", config.reference, "SPREAD"))
     return {p.role: p for p in plans}
@@ -65,9 +77,12 @@ def check_fits(plans: dict[str, RolePlan]) -> None:
     if needed_cpus <= have_cpus and needed_gpus <= have_gpus:
         return
     table = "; ".join(f"{p.role} {p.workers} × ({p.cpus:g} CPU, {p.gpus:g} GPU)" for p in plans.values())
-    raise WorkerError("the cluster is too small for this run", limit=f"{have_cpus:g} CPUs and {have_gpus:g} GPUs",
-                      got=f"{needed_cpus:g} CPUs and {needed_gpus:g} GPUs: {table}",
-                      remedy="lower workers, cpus_per_worker or gpus_per_worker, or start more nodes")
+    raise WorkerError(
+        "the cluster is too small for this run",
+        limit=f"{have_cpus:g} CPUs and {have_gpus:g} GPUs",
+        got=f"{needed_cpus:g} CPUs and {needed_gpus:g} GPUs: {table}",
+        remedy="lower workers, cpus_per_worker or gpus_per_worker, or start more nodes",
+    )
 
 
 def place(plan: RolePlan, timeout: float) -> PlacementGroup:
@@ -75,6 +90,10 @@ def place(plan: RolePlan, timeout: float) -> PlacementGroup:
     bundle = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
     group = placement_group([bundle] * plan.workers, strategy=plan.strategy)
     if not group.wait(timeout_seconds=timeout):
-        raise WorkerError(f"no room for the {plan.role} workers", limit=f"{plan.workers} × {bundle} within {timeout:g} s",
-                          got=f"available now: {ray.available_resources()}", remedy="free resources, or ask for less")
+        raise WorkerError(
+            f"no room for the {plan.role} workers",
+            limit=f"{plan.workers} × {bundle} within {timeout:g} s",
+            got=f"available now: {ray.available_resources()}",
+            remedy="free resources, or ask for less",
+        )
     return group

@@ -90,7 +90,9 @@ class LearnerGroup(WorkerGroup):
 
     def start(self, total_updates: int) -> Pending[dict]:
         host, port = self.pending([self.handles[0].address.remote()], "start", self.timeouts.start).result()
-        return self.pending([h.start.remote(host, port, total_updates) for h in self.handles], "start", self.timeouts.start)
+        return self.pending(
+            [h.start.remote(host, port, total_updates) for h in self.handles], "start", self.timeouts.start
+        )
 
     def save(self, path: str) -> Pending[None]:
         return self.pending([h.save.remote(path) for h in self.handles], "checkpoint", self.timeouts.checkpoint)
@@ -104,19 +106,27 @@ class PolicyGroup(LearnerGroup):
 
     def logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
         """[B, T] log-probs of the current policy."""
-        return self.pending([h.logprobs.remote(batch) for h in self.handles], "log-probs", self.timeouts.score, stack_rows)
+        return self.pending(
+            [h.logprobs.remote(batch) for h in self.handles], "log-probs", self.timeouts.score, stack_rows
+        )
 
     def ref_logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
         """[B, T] log-probs with the adapter off."""
-        return self.pending([h.ref_logprobs.remote(batch) for h in self.handles], "reference log-probs", self.timeouts.score, stack_rows)
+        return self.pending(
+            [h.ref_logprobs.remote(batch) for h in self.handles], "reference log-probs", self.timeouts.score, stack_rows
+        )
 
     def reference_canary(self) -> Pending[list[float]]:
         """Reference log-probs of a fixed sequence: they must never change."""
-        return self.pending([h.reference_canary.remote() for h in self.handles], "reference canary", self.timeouts.score)
+        return self.pending(
+            [h.reference_canary.remote() for h in self.handles], "reference canary", self.timeouts.score
+        )
 
     def update(self, experience: ray.ObjectRef, kl_coef: float, seed: int) -> Pending[dict[str, float]]:
         """One PPO update; metrics over all ranks."""
-        return self.pending([h.update.remote(experience, kl_coef, seed) for h in self.handles], "update", self.timeouts.update)
+        return self.pending(
+            [h.update.remote(experience, kl_coef, seed) for h in self.handles], "update", self.timeouts.update
+        )
 
     def export_weights(self, version: int, probe_ids: tuple[int, ...]) -> ray.ObjectRef:
         """A reference to the Weights of rank 0. They stay in the object store until a rollout worker pulls them."""

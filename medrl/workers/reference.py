@@ -24,7 +24,8 @@ class ReferenceWorker:
         from medrl.models.loading import load_causal_lm
 
         self.device = pick_device()
-        self.model = load_causal_lm(self.config.model).to(self.device).requires_grad_(False)
+        self.model = load_causal_lm(self.config.model).requires_grad_(False)
+        self.model.to(self.device)  # type: ignore[arg-type]
 
     def logprobs(self, batch: RolloutBatch) -> np.ndarray:
         """[b, T] of this worker's share of the rows."""
@@ -37,10 +38,13 @@ class ReferenceWorker:
         out = np.zeros(share.ids.shape, np.float32)
         for rows in micro_batches(share.attention_mask.sum(1), self.config.learner.micro_batch_size):
             part = share.rows(rows)
-            tensors = (torch.tensor(x, device=self.device) for x in (part.ids, part.attention_mask, part.response_mask))
+            ids, mask, response = (
+                torch.tensor(x, device=self.device) for x in (part.ids, part.attention_mask, part.response_mask)
+            )
             with torch.no_grad():
-                logprobs, _ = policy_forward(self.model, *tensors, self.config.sampling.temperature, entropy=False)
-            out[rows, :part.ids.shape[1]] = logprobs.cpu().numpy()
+                temperature = self.config.sampling.temperature
+                logprobs, _ = policy_forward(self.model, ids, mask, response, temperature, entropy=False)
+            out[rows, : part.ids.shape[1]] = logprobs.cpu().numpy()
         return out
 
 
@@ -56,4 +60,6 @@ class ReferenceGroup(WorkerGroup):
 
     def logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
         """[B, T] reference log-probs."""
-        return self.pending([h.logprobs.remote(batch) for h in self.handles], "log-probs", self.timeouts.score, stack_rows)
+        return self.pending(
+            [h.logprobs.remote(batch) for h in self.handles], "log-probs", self.timeouts.score, stack_rows
+        )

@@ -32,7 +32,9 @@ class RewardWorker:
 class RewardPool(WorkerGroup):
     """Answers are shared out evenly; scores come back in order."""
 
-    def __init__(self, handles: list, placement, config: PpoConfig, calibrations: dict[str, tuple[float, float]]) -> None:
+    def __init__(
+        self, handles: list, placement, config: PpoConfig, calibrations: dict[str, tuple[float, float]]
+    ) -> None:
         super().__init__("reward", handles, placement)
         self.timeouts = config.timeouts
         self.weights = {source.name: source.weight for source in config.reward.sources}

@@ -47,11 +47,15 @@ class RolloutPool(WorkerGroup):
     def start(self) -> Pending[str]:
         return self.pending([h.start.remote() for h in self.handles], "start", self.timeouts.start)
 
-    def generate(self, requests: list[GenerateRequest], sampling: SamplingConfig, greedy: bool = False) -> list[Completion]:
+    def generate(
+        self, requests: list[GenerateRequest], sampling: SamplingConfig, greedy: bool = False
+    ) -> list[Completion]:
         """One completion a request, in the same order, all of the same version."""
         slices = [s for s in split_evenly(len(requests), len(self.handles)) if s.stop > s.start]
         refs = [h.generate.remote(requests[s], sampling, greedy) for h, s in zip(self.handles, slices, strict=False)]
-        return self.pending(refs, "generation", self.timeouts.generate, lambda parts: [c for part in parts for c in part]).result()
+        return self.pending(
+            refs, "generation", self.timeouts.generate, lambda parts: [c for part in parts for c in part]
+        ).result()
 
     def sync(self, weights: ray.ObjectRef) -> list[SyncReport]:
         """Every engine takes over the weights, or the run ends: a generator is never left behind in silence."""

@@ -25,9 +25,11 @@ def make_scorer(source: RewardSource, pool: RewardPoolConfig) -> Scorer:
         scores = score(requests)
         bad = [i for i, value in enumerate(scores) if not math.isfinite(value)]
         if bad:
-            raise RewardError(f"reward source {source.name!r} returned a score that is not a finite number",
-                              got=f"{scores[bad[0]]} for answer {bad[0]} ({len(bad)} of {len(scores)} answers)",
-                              remedy="fix the scorer; a missing score is never replaced by zero")
+            raise RewardError(
+                f"reward source {source.name!r} returned a score that is not a finite number",
+                got=f"{scores[bad[0]]} for answer {bad[0]} ({len(bad)} of {len(scores)} answers)",
+                remedy="fix the scorer; a missing score is never replaced by zero",
+            )
         return scores
 
     return checked
@@ -56,17 +58,20 @@ def model_scorer(source: RewardSource, pool: RewardPoolConfig) -> Scorer:
         encoded = [encode_answer(tokenizer, r.messages, r.answer, r.ended) for r in requests]
         longest = max(len(ids) for ids in encoded)
         if longest > pool.max_length:
-            raise RewardError(f"reward source {source.name!r}: an answer is too long for the reward model",
-                              limit=f"reward.max_length {pool.max_length} tokens", got=f"{longest} tokens",
-                              remedy="raise reward.max_length, or lower sampling.max_tokens")
+            raise RewardError(
+                f"reward source {source.name!r}: an answer is too long for the reward model",
+                limit=f"reward.max_length {pool.max_length} tokens",
+                got=f"{longest} tokens",
+                remedy="raise reward.max_length, or lower sampling.max_tokens",
+            )
         out = np.zeros(len(encoded), np.float32)
         for rows in micro_batches(np.array([len(ids) for ids in encoded]), pool.micro_batch_size):
             width = max(len(encoded[i]) for i in rows)
             ids = torch.zeros((len(rows), width), dtype=torch.long)
             mask = torch.zeros((len(rows), width), dtype=torch.bool)
             for j, i in enumerate(rows):
-                ids[j, :len(encoded[i])] = torch.tensor(encoded[i])
-                mask[j, :len(encoded[i])] = True
+                ids[j, : len(encoded[i])] = torch.tensor(encoded[i])
+                mask[j, : len(encoded[i])] = True
             ids, mask = ids.to(device), mask.to(device)
             out[rows] = last_token_scores(model(ids, mask, position_ids(mask)), mask).cpu().numpy()
         return out
@@ -82,16 +87,26 @@ def function_scorer(source: RewardSource) -> Scorer:
         try:
             scores = function([list(r.messages) for r in requests], [r.answer for r in requests])
         except Exception as error:
-            raise RewardError(f"reward source {source.name!r}: {source.function} raised",
-                              got=f"{type(error).__name__}: {error}", remedy="fix the function") from error
+            raise RewardError(
+                f"reward source {source.name!r}: {source.function} raised",
+                got=f"{type(error).__name__}: {error}",
+                remedy="fix the function",
+            ) from error
         if len(scores) != len(requests):
-            raise RewardError(f"reward source {source.name!r}: {source.function} returned the wrong number of scores",
-                              limit=f"{len(requests)} scores", got=f"{len(scores)}", remedy="return one number an answer, in order")
+            raise RewardError(
+                f"reward source {source.name!r}: {source.function} returned the wrong number of scores",
+                limit=f"{len(requests)} scores",
+                got=f"{len(scores)}",
+                remedy="return one number an answer, in order",
+            )
         try:
             return np.asarray([float(value) for value in scores], np.float32)
         except (TypeError, ValueError) as error:
-            raise RewardError(f"reward source {source.name!r}: {source.function} returned something that is not a number",
-                              got=str(error), remedy="return a list of floats") from None
+            raise RewardError(
+                f"reward source {source.name!r}: {source.function} returned something that is not a number",
+                got=str(error),
+                remedy="return a list of floats",
+            ) from None
 
     return score
 
@@ -105,8 +120,13 @@ def load_function(source: RewardSource) -> Callable:
     try:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"reward source {source.name!r}: cannot load {source.function}", got=str(error),
-                          remedy="give an importable module:function; the working directory is on the path") from None
+        raise ConfigError(
+            f"reward source {source.name!r}: cannot load {source.function}",
+            got=str(error),
+            remedy="give an importable module:function; the working directory is on the path",
+        ) from None
     if not callable(function):
-        raise ConfigError(f"reward source {source.name!r}: {source.function} is not a function", got=type(function).__name__)
+        raise ConfigError(
+            f"reward source {source.name!r}: {source.function} is not a function", got=type(function).__name__
+        )
     return function

@@ -1,34 +1,26 @@
-"""What pretrain, sft and reward share in the driver: checks, rows, the run's folder, its report.
-
-A run is written to `<run_dir>.partial` and takes the place of an earlier run of the same name only when it has
-finished. A run that fails leaves its partial folder, so nothing it wrote is lost, and the earlier run as it was.
-"""
+"""What pretrain, sft and reward share in the driver: checks, rows, the run's folder, its report."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import yaml
 
 from medrl.config.common import SupervisedConfig
 from medrl.errors import ConfigError, DataError, ModelError
 from medrl.models.loading import check_model_dir, load_tokenizer
+from medrl.run_dir import create_run_dir, write_json
 from medrl.workers.cluster import connect
 from medrl.workers.train import launch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "ray")
 IGNORED = -100  # label of a token that is not learned
 
 
@@ -47,7 +39,7 @@ class Job:
 
     stage: str
     config: SupervisedConfig
-    folder: Path  # where to write; on storage that every worker sees
+    folder: Path  # the run's; on storage that every worker sees
 
     @property
     def metrics(self) -> Path:
@@ -105,42 +97,20 @@ def run_stage(
 ) -> dict[str, Any]:
     """Train with `loop` as every worker's function; return the report, which report.json holds too."""
     started = time.monotonic()
-    with _run_folder(config) as folder:
-        job = Job(stage, _with_absolute_paths(config), folder)
-        resolved = yaml.safe_dump(config.model_dump(), allow_unicode=True, sort_keys=False)
-        (folder / "config.yaml").write_text(resolved, encoding="utf-8")
-        tables = {name: r.table for name, r in rows.items()}
-        with connect(config.ray, config.scaling.workers * config.scaling.cpus_per_worker):
-            outcome = launch(loop, job, tables, config.scaling, folder, _Progress(job).show)
-        run_dir = Path(config.run_dir)
-        report = {
-            "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),
-            "adapter": str(run_dir / job.adapter.name) if config.lora else None,
-            "rows": {name: {"used": r.table.num_rows, "dropped": r.dropped, "tokens": r.tokens}
-                     for name, r in rows.items()},
-            **outcome, "seconds": round(time.monotonic() - started, 1),
-            "versions": {name: version(name) for name in LIBRARIES},
-        }
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    run_dir = create_run_dir(config)
+    job = Job(stage, _with_absolute_paths(config), run_dir.absolute())
+    tables = {name: r.table for name, r in rows.items()}
+    with connect(config.ray, config.scaling.workers * config.scaling.cpus_per_worker):
+        outcome = launch(loop, job, tables, config.scaling, job.folder, _Progress(job).show)
+    report = {
+        "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),
+        "adapter": str(run_dir / job.adapter.name) if config.lora else None,
+        "rows": {name: {"used": r.table.num_rows, "dropped": r.dropped, "tokens": r.tokens}
+                 for name, r in rows.items()},
+        **outcome, "seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(run_dir / "report.json", report)
     return report
-
-
-@contextmanager
-def _run_folder(config: SupervisedConfig) -> Iterator[Path]:
-    """An empty folder that becomes `config.run_dir` if the block ends without an error."""
-    final = Path(config.run_dir).absolute()
-    if final.exists() and not (final / "report.json").is_file():
-        raise ConfigError(f"{final} exists and does not hold a finished run", got="no report.json in it",
-                          remedy="choose another name or output_dir, or move it away")
-    partial, old = final.with_name(final.name + ".partial"), final.with_name(final.name + ".old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _with_absolute_paths(config: SupervisedConfig) -> SupervisedConfig:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, TrainingFailedError
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from medrl.config.common import ScalingConfig
@@ -97,15 +99,20 @@ def _fit(trainer: TorchTrainer, watch: Callable[[], None]) -> Any:
 
 
 def _cause(error: TrainingFailedError) -> MedrlError:
-    """The first worker's own error if it is one of ours."""
-    if isinstance(error, WorkerGroupError):
-        ours = [failure for _, failure in sorted(error.worker_failures.items()) if isinstance(failure, MedrlError)]
-        if ours:
-            return ours[0]
-        rank, failure = min(error.worker_failures.items(), default=(0, error))
-        return WorkerError(
-            f"training worker {rank} failed", got=f"{type(failure).__name__}: {failure}"[:2000],
-            remedy="if it died without a Python error it probably ran out of memory: lower training.micro_batch_size")
-    failure = error.controller_failure if isinstance(error, ControllerError) else error
-    return WorkerError("training could not start", limit=f"all workers placed within {START_TIMEOUT_S} s",
-                       got=str(failure)[:2000], remedy="check that the cluster has what scaling asks for")
+    """The first worker's own error if it is one of ours, else what happened to the workers."""
+    failures: list[Exception] = [error]
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        failures = [failure for _, failure in sorted(error.worker_failures.items())]
+    elif isinstance(error, ControllerError):
+        failures = [error.controller_failure]
+    for failure in failures:
+        if isinstance(failure, MedrlError):
+            return failure
+    got = f"{type(failures[0]).__name__}: {failures[0]}"[:2000]
+    if isinstance(failures[0], RayActorError):
+        return WorkerError("a training worker died", got=got,
+                           remedy="if it ran out of memory, lower training.micro_batch_size or use a larger machine")
+    if isinstance(failures[0], WorkerGroupStartupTimeoutError):
+        return WorkerError("the training workers could not be placed", limit=f"all of them within {START_TIMEOUT_S} s",
+                           got=got, remedy="wait until the cluster has room for what scaling asks for, or ask for less")
+    return WorkerError("training failed", got=got, remedy="see the worker's log in Ray's session folder")

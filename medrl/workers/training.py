@@ -63,7 +63,7 @@ def fit(
     merged = _save(job, trainer.model, tokenizer)
     return {
         "steps": trainer.state.global_step, "trained_parameters": sum(row["count"] for row in trained),
-        "tokens_seen": log.tokens, "loss": {"first": log.losses[0], "last": log.losses[-1]},
+        "tokens_seen": log.tokens, "loss_first": log.losses[0], "loss_last": log.losses[-1],
         "train_seconds": round(train_seconds, 1), "merge": merged,
     }
 

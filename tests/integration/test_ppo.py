@@ -29,13 +29,21 @@ def finished(ray_cluster, tiny_run: Path) -> dict:
     """Two steps with two learner ranks and two rollout engines."""
     from medrl.stages.ppo import run_ppo
 
-    config = config_for(tiny_run, name="finished", learner={"workers": 2}, rollout={"workers": 2},
-                        checkpoint={"every": 1, "keep_last": 2}, tracking=["jsonl", "tensorboard"])
+    config = config_for(
+        tiny_run,
+        name="finished",
+        learner={"workers": 2},
+        rollout={"workers": 2},
+        checkpoint={"every": 1, "keep_last": 2},
+        tracking=["jsonl", "tensorboard"],
+    )
     return run_ppo(config)
 
 
 def test_the_real_engines_ran(finished: dict) -> None:
-    assert finished["engines"]["policy"].startswith("deepspeed.") and finished["engines"]["critic"].startswith("deepspeed.")
+    assert finished["engines"]["policy"].startswith("deepspeed.") and finished["engines"]["critic"].startswith(
+        "deepspeed."
+    )
     assert finished["engines"]["rollout"].startswith("vllm.")
 
 
@@ -43,7 +51,13 @@ def test_every_step_is_logged_with_finite_numbers(finished: dict) -> None:
     rows = metrics_of(finished)
     assert [row["step"] for row in rows] == [1, 2]
     assert all(np.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
-    assert {"rollout/kl_sum_mean", "policy/approx_kl", "critic/explained_variance", "time/generate", "sync/probe_gap"} <= rows[0].keys()
+    assert {
+        "rollout/kl_sum_mean",
+        "policy/approx_kl",
+        "critic/explained_variance",
+        "time/generate",
+        "sync/probe_gap",
+    } <= rows[0].keys()
 
 
 def test_the_first_step_starts_at_the_reference_and_the_engine_agrees_with_the_learner(finished: dict) -> None:
@@ -64,8 +78,14 @@ def test_the_adapter_is_exported_and_every_file_of_the_run_is_there(finished: di
 def test_a_finished_run_has_nothing_to_resume(finished: dict, ray_cluster, tiny_run: Path) -> None:
     from medrl.stages.ppo import run_ppo
 
-    config = config_for(tiny_run, name="finished", learner={"workers": 2}, rollout={"workers": 2},
-                        checkpoint={"every": 1, "keep_last": 2}, tracking=["jsonl", "tensorboard"])
+    config = config_for(
+        tiny_run,
+        name="finished",
+        learner={"workers": 2},
+        rollout={"workers": 2},
+        checkpoint={"every": 1, "keep_last": 2},
+        tracking=["jsonl", "tensorboard"],
+    )
     with pytest.raises(ConfigError, match="complete"):
         run_ppo(config, resume=True)
 
@@ -80,26 +100,43 @@ def test_shared_and_dedicated_references_give_the_same_numbers(ray_cluster, tiny
     from medrl.workers.launch import launch_workers
     from medrl.workers.policy import SharedReference
 
-    config = config_for(tiny_run, reference={"mode": "dedicated", "workers": 2}, rollout={"engine": "hf"}, learner={"micro_batch_size": 3})
+    config = config_for(
+        tiny_run,
+        reference={"mode": "dedicated", "workers": 2},
+        rollout={"engine": "hf"},
+        learner={"micro_batch_size": 3},
+    )
     inputs = prepare(config)
     rng = np.random.default_rng(0)
-    completions = [Completion(request.prompt, 0, tuple(rng.integers(3, 200, 5 + i).tolist()), (0.0,) * (5 + i), "length", 0)
-                   for i, request in enumerate(rollout_requests(config, 1, inputs.prompts.next_batch()))]
+    completions = [
+        Completion(request.prompt, 0, tuple(rng.integers(3, 200, 5 + i).tolist()), (0.0,) * (5 + i), "length", 0)
+        for i, request in enumerate(rollout_requests(config, 1, inputs.prompts.next_batch()))
+    ]
     with launch_workers(config, inputs.launch) as workers:
         batch = ray.put(collate(completions, inputs.pad_id))
-        shared, dedicated, policy = gather(SharedReference(workers.policy).logprobs(batch), workers.reference.logprobs(batch),
-                                           workers.policy.logprobs(batch))
+        shared, dedicated, policy = gather(
+            SharedReference(workers.policy).logprobs(batch),
+            workers.reference.logprobs(batch),
+            workers.policy.logprobs(batch),
+        )
     assert np.abs(shared).max() > 1
     np.testing.assert_allclose(shared, dedicated, atol=1e-6)
     np.testing.assert_allclose(shared, policy, atol=1e-6)  # B = 0 at the start
 
 
-@pytest.mark.parametrize(("function", "words"), [("not_a_number", "not a finite number"), ("raises", "raised"), ("too_few", "wrong number")])
+@pytest.mark.parametrize(
+    ("function", "words"), [("not_a_number", "not a finite number"), ("raises", "raised"), ("too_few", "wrong number")]
+)
 def test_a_scorer_that_fails_ends_the_run_with_its_name(ray_cluster, tiny_run: Path, function: str, words: str) -> None:
     from medrl.stages.ppo import run_ppo
 
-    config = config_for(tiny_run, name=function, rollout={"engine": "hf"}, critic={"init": "policy"},
-                        reward={"sources": [{"name": "bad", "function": f"tests.integration.rewards:{function}"}]})
+    config = config_for(
+        tiny_run,
+        name=function,
+        rollout={"engine": "hf"},
+        critic={"init": "policy"},
+        reward={"sources": [{"name": "bad", "function": f"tests.integration.rewards:{function}"}]},
+    )
     with pytest.raises(RewardError, match=words) as caught:
         run_ppo(config)
     assert "'bad'" in str(caught.value)
@@ -112,9 +149,18 @@ def test_a_reward_function_and_a_reward_model_with_another_tokenizer_are_summed(
     if not (tiny_run / "other").exists():
         save_reward_model(tiny_run / "other", vocab_size=280)
     config = config_for(
-        tiny_run, name="two-sources", steps=1, rollout={"engine": "hf"}, critic={"init": "policy"},
-        reward={"sources": [{"name": "other", "model": str(tiny_run / "other"), "weight": 2.0},
-                            {"name": "length", "function": "tests.integration.rewards:length", "weight": 0.5}]})
+        tiny_run,
+        name="two-sources",
+        steps=1,
+        rollout={"engine": "hf"},
+        critic={"init": "policy"},
+        reward={
+            "sources": [
+                {"name": "other", "model": str(tiny_run / "other"), "weight": 2.0},
+                {"name": "length", "function": "tests.integration.rewards:length", "weight": 0.5},
+            ]
+        },
+    )
     row = metrics_of(run_ppo(config))[0]
     expected = 2.0 * (row["source/other"] - 0.1) / 0.5 + 0.5 * row["source/length"]
     assert row["rollout/raw_score_mean"] == pytest.approx(expected, rel=1e-5)

@@ -30,8 +30,13 @@ def write_config(folder: Path, name: str) -> Path:
 
 
 def start(config: Path, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "medrl", "ppo", str(config), *arguments], start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "medrl", "ppo", str(config), *arguments],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
@@ -65,7 +70,11 @@ def same(a: list[dict], b: list[dict]) -> None:
     """Equal metrics, seconds and what follows from them aside."""
     assert [row["step"] for row in a] == [row["step"] for row in b]
     for left, right in zip(a, b, strict=True):
-        names = [n for n in left if not n.startswith(("time/", "sync/")) and "per_second" not in n and isinstance(left[n], float)]
+        names = [
+            n
+            for n in left
+            if not n.startswith(("time/", "sync/")) and "per_second" not in n and isinstance(left[n], float)
+        ]
         assert len(names) > 20
         for name in names:
             assert right[name] == pytest.approx(left[name], rel=1e-4, abs=1e-7), (left["step"], name)
@@ -91,7 +100,9 @@ def test_killed_and_resumed_equals_straight(straight: list[dict], tiny_run: Path
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143)])
-def test_a_signal_saves_frees_the_workers_and_exits(straight: list[dict], tiny_run: Path, signum: int, code: int) -> None:
+def test_a_signal_saves_frees_the_workers_and_exits(
+    straight: list[dict], tiny_run: Path, signum: int, code: int
+) -> None:
     config = write_config(tiny_run, f"signal-{code}")
     process = start(config)
     wait_for(lambda: len(rows(tiny_run, f"signal-{code}")) >= 1, process)

@@ -9,9 +9,13 @@ from medrl.types import Completion, Prompt, RolloutBatch
 
 
 def batch(**changes: np.ndarray) -> RolloutBatch:
-    arrays = {"ids": np.arange(6).reshape(2, 3), "attention_mask": np.array([[1, 1, 0], [1, 1, 1]], bool),
-              "response_mask": np.array([[0, 1, 0], [0, 1, 1]], bool), "engine_logprobs": np.zeros((2, 3), np.float32),
-              "ended": np.array([True, False])}
+    arrays = {
+        "ids": np.arange(6).reshape(2, 3),
+        "attention_mask": np.array([[1, 1, 0], [1, 1, 1]], bool),
+        "response_mask": np.array([[0, 1, 0], [0, 1, 1]], bool),
+        "engine_logprobs": np.zeros((2, 3), np.float32),
+        "ended": np.array([True, False]),
+    }
     return RolloutBatch(**(arrays | changes))
 
 
@@ -24,11 +28,14 @@ def test_rows_are_trimmed_to_the_longest_of_them() -> None:
     assert first.ids.tolist() == [[0, 1]] and first.ended.tolist() == [True]
 
 
-@pytest.mark.parametrize("changes", [
-    {"response_mask": np.zeros((2, 2), bool)},
-    {"ended": np.zeros(3, bool)},
-    {"response_mask": np.array([[0, 1, 1], [0, 1, 1]], bool)},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"response_mask": np.zeros((2, 2), bool)},
+        {"ended": np.zeros(3, bool)},
+        {"response_mask": np.array([[0, 1, 1], [0, 1, 1]], bool)},
+    ],
+)
 def test_wrong_shapes_and_responses_on_padding_are_refused(changes: dict) -> None:
     with pytest.raises(ValueError, match="response_mask|ended"):
         batch(**changes)

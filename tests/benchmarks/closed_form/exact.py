@@ -8,19 +8,13 @@ which differ in those alone share a score. Key-value caches grow along the tree,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from medrl.config.common import ModelConfig
-from medrl.data.chat import encode_prompt
-from medrl.models.export import load_calibration
-from medrl.models.loading import load_tokenizer
 from medrl.models.scalar_head import ScalarModel
-from tests.benchmarks.closed_form.grammar import END, MAX_TOKENS, VOCABULARY, WORDS, Answer
+from tests.benchmarks.closed_form.grammar import END, MAX_TOKENS, VOCABULARY, WORDS
 
 OPEN = [i for i, token in enumerate(VOCABULARY) if token != END]  # tokens that go on
 WORD_IDS = [VOCABULARY.index(word) for word in WORDS]
@@ -34,24 +28,31 @@ class Answers:
     node: Tensor  # [N] which words an answer comes to
     ended: Tensor  # [N] bool
     length: Tensor  # [N] tokens, the end included
-    counts: Tensor  # [N, vocabulary] how often each token occurs
+    padded: Tensor  # [N, 5] token ids, −1 after the end
 
     @classmethod
     def all(cls) -> Answers:
-        tokens = [()]
+        tokens: list[tuple[int, ...]] = [()]
         ended: list[tuple[int, ...]] = []
         for _ in range(MAX_TOKENS):
             ended += [(*prefix, END_ID) for prefix in tokens]
             tokens = [(*prefix, token) for prefix in tokens for token in OPEN]
         answers = ended + tokens
-        counts = torch.zeros(len(answers), len(VOCABULARY), dtype=torch.int8)
-        for row, answer in enumerate(answers):
-            for token in answer:
-                counts[row, token] += 1
         number = {words: node for node, words in enumerate(word_sequences())}
-        node = [number[tuple(t for t in answer if t in WORD_IDS)] for answer in answers]
-        lengths = torch.tensor([len(answer) for answer in answers])
-        return cls(torch.tensor(node), torch.arange(len(answers)) < len(ended), lengths, counts)
+        words = set(WORD_IDS)
+        node = torch.tensor([number[tuple(t for t in answer if t in words)] for answer in answers])
+        padded = torch.tensor([answer + (-1,) * (MAX_TOKENS - len(answer)) for answer in answers])
+        return cls(node, torch.arange(len(answers)) < len(ended), (padded >= 0).sum(1), padded)
+
+    def tokens(self, row: int) -> list[int]:
+        """The token ids of one answer."""
+        return self.padded[row, : self.length[row]].tolist()
+
+    def token_shares(self, probabilities: Tensor) -> Tensor:
+        """[N] → [vocabulary]: how often each token is emitted, over all tokens emitted."""
+        counts = torch.stack([(self.padded == token).sum(1) for token in range(len(VOCABULARY))], 1).double()
+        expected = probabilities @ counts
+        return expected / expected.sum()
 
 
 def word_sequences() -> list[tuple[int, ...]]:
@@ -102,3 +103,59 @@ def answer_scores(model: ScalarModel, prompt: list[int], answers: Answers, clip:
     ended.append(torch.full_like(cut[-1], float("nan")))  # no such answer
     by_node = torch.where(answers.ended, torch.cat(ended)[answers.node], torch.cat(cut)[answers.node])
     return by_node.double().clamp(-clip, clip)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A policy on the held-out prompts: means over prompts of exact expectations over all answers."""
+
+    objective: float  # J = score − β·KL
+    score: float
+    kl: float  # nats, summed over an answer
+    gold: float
+    length: float  # tokens, the end included
+    ended: float  # share of answers with an end
+    distinct: float  # effective number of tokens in use: e to the entropy of all tokens emitted
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What the reference is worth on P held-out prompts, and the best that any policy can reach against it."""
+
+    beta: float
+    answers: Answers
+    ref_logprobs: Tensor  # [P, N]
+    scores: Tensor  # [P, N] calibrated, clipped
+    gold: Tensor  # [P, N]
+
+    def optimum(self) -> Tensor:
+        """log π* = log ρ + r/β − log E_ref[e^{r/β}], [P, N]."""
+        return (self.ref_logprobs + self.scores / self.beta).log_softmax(-1)
+
+    def best_objective(self) -> float:
+        """J* = β·log E_ref[e^{r/β}], the mean over prompts."""
+        return self.beta * (self.ref_logprobs + self.scores / self.beta).logsumexp(-1).mean().item()
+
+    def quality(self, logprobs: Tensor) -> Quality:
+        """Of the policy with these log-probs [P, N] of all answers."""
+        p = logprobs.exp()
+
+        def mean(x: Tensor) -> float:
+            return (p * x).sum(-1).mean().item()
+
+        score, kl = mean(self.scores), mean(logprobs - self.ref_logprobs)
+        tokens = self.answers.token_shares(p.mean(0))
+        return Quality(
+            objective=score - self.beta * kl, score=score, kl=kl, gold=mean(self.gold),
+            length=mean(self.answers.length), ended=mean(self.answers.ended),
+            distinct=torch.special.entr(tokens).sum().exp().item())
+
+    def gap_closed(self, quality: Quality) -> float:
+        """(J − J_ref) / (J* − J_ref): 0 at the reference, 1 at the optimum, never above 1."""
+        start = self.quality(self.ref_logprobs).objective
+        return (quality.objective - start) / (self.best_objective() - start)
+
+
+def all_logprobs(model, prompts: list[list[int]]) -> Tensor:
+    """[P, N] float64."""
+    return torch.stack([answer_logprobs(model, prompt) for prompt in prompts])

@@ -49,7 +49,7 @@ def make_config(folder):
 
 @pytest.fixture(scope="session")
 def experience() -> Experience:
-    """Recorded answers of 1 to 9 tokens, one row without any; the old log-probs are not the model's: clips take part."""
+    """Recorded answers of 1 to 9 tokens, one row without any. The old log-probs are not the model's, so clips act."""
     rng = np.random.default_rng(7)
     b, t = ROWS, WIDTH
     prompts, answers = rng.integers(2, 7, b), rng.integers(1, 10, b)
@@ -96,14 +96,15 @@ def run_ranks(tmp_path_factory):
             s.bind(("127.0.0.1", 0))
             port = str(s.getsockname()[1])
         here = Path(__file__).parent
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parents[2]), "PYTHONWARNINGS": "ignore"}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parents[2]), "PYTHONWARNINGS": "ignore"}
         ranks = [
             subprocess.Popen([sys.executable, str(here / "rank.py"), str(job / "tasks"), str(rank), str(world), port,
                               str(job / f"out{rank}")], env=environment)
             for rank in range(world)
         ]
         try:
-            codes = [process.wait(timeout=400) for process in ranks]
+            codes = [process.wait(timeout=560) for process in ranks]
         finally:
             for process in ranks:
                 process.kill()
@@ -145,10 +146,12 @@ def tasks(make_config, experience, on_policy, checkpoints):
                   ("parameters", ())]
         return {
             "policy": ("policy", make_config(**shape), policy_calls),
-            "full": ("policy", make_config(lora=False, **shape), policy_calls),
+            "full": ("policy", make_config(lora=False, **shape), [*policy_calls[:6], ("save", (f"{folder}/full",))]),
             "critic": ("critic", make_config(**shape), critic_calls),
-            "canary": ("policy", make_config(**shape), [("reference_canary", ()), *[("update", (experience, 0.1, 3))] * 10,
-                                                        ("reference_canary", ())]),
+            "critic-full": ("critic", make_config(critic={"lora": None}, **shape), critic_calls[:4]),
+            "critic-policy": ("critic", make_config(critic={"init": "policy"}, **shape), critic_calls[1:2]),
+            "canary": ("policy", make_config(algorithm={"epochs": 1, "mini_batches": 1}, **shape),
+                       [("reference_canary", ()), *[("update", (experience, 0.1, 3))] * 10, ("reference_canary", ())]),
             "undisturbed": ("policy", make_config(**shape), [("update", (on_policy, 0.1, 3)), ("parameters", ())]),
             "broken": ("policy", make_config(**shape), guards),
             "huge": ("policy", make_config(**shape), [guards[0], ("update", (huge, 0.1, 3)), guards[2]]),
@@ -168,7 +171,7 @@ def tasks(make_config, experience, on_policy, checkpoints):
 
 @pytest.fixture(scope="session")
 def two_ranks(run_ranks, tasks) -> list[dict[str, list]]:
-    """Two ranks × four micro-batches (the last of rank 1 a stand-in), at every ZeRO stage: answers [rank]["0-policy"][call]."""
+    """Two ranks × four micro-batches (rank 1's last a stand-in), at every ZeRO stage: [rank]["0-policy"][call]."""
     return run_ranks(2, {f"{stage}-{name}": task for stage in STAGES for name, task in tasks(stage, 1, "two").items()})
 
 

@@ -34,7 +34,7 @@ def test_parameters_do_not_depend_on_ranks_and_micro_batches(one_rank, two_ranks
         assert equal(other_before, before)
         np.testing.assert_allclose(other_outputs[0], outputs[0], atol=2e-6)
         assert distance(other_after, after) <= 1e-5 * size(after)
-        assert distance(other_after, after) <= 1e-3 * distance(after, before)  # of what was learned, not of what was there
+        assert distance(other_after, after) <= 1e-3 * distance(after, before)  # of what was learned, too
         assert other_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-5)
 
 

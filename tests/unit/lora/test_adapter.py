@@ -38,19 +38,25 @@ def test_exported_tensors_rebuild_the_adapted_model(family, values):
     plain = tiny_model(family)
     with torch.no_grad():
         for module, s in scaling.items():
-            plain.get_submodule(module).weight += s * (tensors.pop(f"{module}.lora_B.weight") @ tensors.pop(f"{module}.lora_A.weight"))
+            plain.get_submodule(module).weight += s * (
+                tensors.pop(f"{module}.lora_B.weight") @ tensors.pop(f"{module}.lora_A.weight")
+            )
     assert not tensors
     expected = model(input_ids=IDS).logits
     torch.testing.assert_close(plain(input_ids=IDS).logits, expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
 
 
 def test_whole_modules_and_embeddings_are_exported_too():
-    model = trained_adapter("llama", targets=["model.embed_tokens", "attention"], modules_to_save=["lm_head", "model.norm"])
+    model = trained_adapter(
+        "llama", targets=["model.embed_tokens", "attention"], modules_to_save=["lm_head", "model.norm"]
+    )
     tensors, scaling = adapter_tensors(model)
     plain = tiny_model("llama")
     with torch.no_grad():
         for module, s in scaling.items():
-            plain.get_submodule(module).weight += s * (tensors.pop(f"{module}.lora_B.weight") @ tensors.pop(f"{module}.lora_A.weight"))
+            plain.get_submodule(module).weight += s * (
+                tensors.pop(f"{module}.lora_B.weight") @ tensors.pop(f"{module}.lora_A.weight")
+            )
         assert tensors.keys() == {"lm_head.weight", "model.norm.weight"}
         plain.load_state_dict(tensors, strict=False)
     torch.testing.assert_close(plain(input_ids=IDS).logits, model(input_ids=IDS).logits, atol=1e-4, rtol=1e-4)
@@ -95,7 +101,9 @@ def test_a_saved_adapter_loads_in_plain_peft_with_equal_logits(family, tmp_path)
     assert torch.equal(plain(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
-@pytest.mark.parametrize("values", [{"dora": True}, {"rslora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "lora_only"}])
+@pytest.mark.parametrize(
+    "values", [{"dora": True}, {"rslora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "lora_only"}]
+)
 def test_every_kind_of_adapter_loads_in_plain_peft(values, tmp_path):
     model = trained_adapter("qwen2", **values)
     save_adapter(model, tmp_path)
@@ -152,11 +160,14 @@ class TestRefusals:
 
     KEY = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
 
-    @pytest.mark.parametrize("change,says", [
-        (lambda t: t.pop(TestRefusals.KEY), "missing: "),
-        (lambda t: t.update(extra=torch.zeros(1)), "unexpected: extra"),
-        (lambda t: t.update({TestRefusals.KEY: torch.zeros(1, 1)}), "other shape: "),
-    ])
+    @pytest.mark.parametrize(
+        "change,says",
+        [
+            (lambda t: t.pop(TestRefusals.KEY), "missing: "),
+            (lambda t: t.update(extra=torch.zeros(1)), "unexpected: extra"),
+            (lambda t: t.update({TestRefusals.KEY: torch.zeros(1, 1)}), "other shape: "),
+        ],
+    )
     def test_keys_and_shapes(self, saved, change, says):
         self.edit(saved, change)
         model = wrap(tiny_model("llama"), LoraConfig(rank=3, alpha=5.0))
@@ -195,8 +206,12 @@ def test_the_record_names_class_hash_and_manifest_of_the_base(model_dir, tmp_pat
     model = wrap(load_causal_lm(source), LoraConfig(rank=2))
     save_adapter(model, tmp_path)
     record = read_record(tmp_path)
-    assert record == {"base_class": "Qwen3ForCausalLM", "base_path": source.path, "base_sha256": model_hash(source.path),
-                      "manifest": manifest(model)}
+    assert record == {
+        "base_class": "Qwen3ForCausalLM",
+        "base_path": source.path,
+        "base_sha256": model_hash(source.path),
+        "manifest": manifest(model),
+    }
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == source.path
 
 

@@ -16,11 +16,11 @@ from medrl.lora.wrap import wrap
 from tests.unit.lora.tiny_families import CONFIGS, tiny_config, tiny_model
 
 MOE = {"mixtral", "gpt_oss", "qwen2_moe", "qwen3_moe", "deepseek_v3", "qwen3_next"}
-# gemma4's per-layer inputs are linear layers outside attention and MLP: the table leaves them out, inspection does not
+# per-layer inputs are linear layers outside attention and MLP: the table leaves them out, inspection does not
 UNLIKE_INSPECTION = {"gemma4_text"}
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", sorted(set(CONFIGS) - UNLIKE_INSPECTION))
 def test_the_table_finds_what_inspection_finds(family, monkeypatch):
     model = tiny_model(family)
     table, known = roles(model)
@@ -31,13 +31,18 @@ def test_the_table_finds_what_inspection_finds(family, monkeypatch):
     assert table == inspected
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", sorted(set(CONFIGS) - UNLIKE_INSPECTION))
 def test_all_linear_reaches_every_linear_layer_but_heads_and_gates(family):
     model = tiny_model(family)
     stack = decoder_stack(model)
     redirected = ("gate_proj", "up_proj", "down_proj") if family in {"deepseek_v3", "qwen3_next", "qwen3_moe"} else ()
-    expected = {name for name, module in model.named_modules()
-                if type(module).__name__ in ("Linear", "Conv1D", "FalconLinear") and name.startswith(stack) and not name.endswith(("_gate", *redirected))}
+    expected = {
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D", "FalconLinear")
+        and name.startswith(stack)
+        and not name.endswith(("_gate", *redirected))
+    }
     assert set(resolve(model, LoraConfig()).modules) == expected
 
 
@@ -59,7 +64,7 @@ def test_every_family_of_the_table_is_tested_or_known_to_be_absent():
     from transformers import CONFIG_MAPPING
 
     untested = set(FAMILIES) - set(CONFIGS)
-    assert untested <= {"qwen2_5_vl_text", "gemma4_text", "hunyuan_v1_dense", "minicpm3", "internlm3"}
+    assert untested <= {"qwen2_5_vl_text", "internlm3"}
     assert "internlm3" not in CONFIG_MAPPING  # remote code
 
 
@@ -85,8 +90,19 @@ def test_routers_stay_untouched_and_fused_experts_are_refused_with_a_reason(fami
 def test_a_vision_tower_stays_untouched():
     from transformers import AutoModelForCausalLM, Gemma3Config
 
-    text = {k: v for k, v in tiny_config("gemma3_text").to_dict().items() if k not in ("model_type", "architectures", "layer_types")}
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    text = {
+        k: v
+        for k, v in tiny_config("gemma3_text").to_dict().items()
+        if k not in ("model_type", "architectures", "layer_types")
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(Gemma3Config(text_config=text, vision_config=vision))
     modules = resolve(model, LoraConfig()).modules
@@ -95,17 +111,25 @@ def test_a_vision_tower_stays_untouched():
 
 
 def test_an_unknown_model_type_is_inspected_and_said_so():
+    def layer():
+        attention, ffn = {"wqkv": nn.Linear(4, 12)}, {"w1": nn.Linear(4, 8), "score_gate": nn.Linear(4, 1)}
+        parts = {"my_attention": nn.ModuleDict(attention), "router": nn.Linear(4, 2), "ffn": nn.ModuleDict(ffn)}
+        return nn.ModuleDict(parts)
+
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
-            layer = lambda: nn.ModuleDict({"my_attention": nn.ModuleDict({"wqkv": nn.Linear(4, 12)}), "router": nn.Linear(4, 2),  # noqa: E731
-                                           "ffn": nn.ModuleDict({"w1": nn.Linear(4, 8), "score_gate": nn.Linear(4, 1)})})
             self.vision_tower = nn.ModuleDict({"layers": nn.ModuleList([layer(), layer()])})
             self.blocks = nn.ModuleList([layer(), layer()])
             self.out = nn.Linear(4, 9)
 
     targets = resolve(Odd(), LoraConfig())
-    assert targets.modules == ("blocks.0.my_attention.wqkv", "blocks.0.ffn.w1", "blocks.1.my_attention.wqkv", "blocks.1.ffn.w1")
+    assert targets.modules == (
+        "blocks.0.my_attention.wqkv",
+        "blocks.0.ffn.w1",
+        "blocks.1.my_attention.wqkv",
+        "blocks.1.ffn.w1",
+    )
     assert "not in the table" in targets.notes[0]
 
 
@@ -118,7 +142,9 @@ def test_two_stacks_that_cannot_be_told_apart_are_refused():
 def test_a_config_is_resolved_without_weights():
     from transformers import LlamaConfig
 
-    config = LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64)  # 70B shape
+    config = LlamaConfig(
+        hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64
+    )  # 70B shape
     targets = resolve(config, LoraConfig())
     assert len(targets.modules) == 560
     assert resolve(config, LoraConfig(), task="scalar").save == ("score",)

@@ -42,11 +42,22 @@ def test_merged_equals_adapter_on(family, model_dir, tmp_path):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("values", [
-    {"rslora": True}, {"dora": True}, {"modules_to_save": ["lm_head"]}, {"targets": ["lm_head", "attention"]},
-    {"targets": ["model.embed_tokens", "attention"]}, {"targets": ["model.embed_tokens", "lm_head"]},
-    {"modules_to_save": ["model.embed_tokens", "lm_head"]}, {"init": "pissa"}, {"init": "olora"}, {"bias": "all"}],
-    ids=lambda v: "-".join(f"{k}={x}" for k, x in v.items()))
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rslora": True},
+        {"dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"targets": ["lm_head", "attention"]},
+        {"targets": ["model.embed_tokens", "attention"]},
+        {"targets": ["model.embed_tokens", "lm_head"]},
+        {"modules_to_save": ["model.embed_tokens", "lm_head"]},
+        {"init": "pissa"},
+        {"init": "olora"},
+        {"bias": "all"},
+    ],
+    ids=lambda v: "-".join(f"{k}={x}" for k, x in v.items()),
+)
 def test_every_kind_of_adapter_tied_and_untied(values, tied, model_dir, tmp_path):
     base = model_dir("qwen3", tie_word_embeddings=tied)
     model = adapted(base, **values)
@@ -66,7 +77,10 @@ def test_bf16_is_cast_last_and_stays_near(model_dir, tmp_path):
     run_merge(str(tmp_path / "adapter"), None, str(tmp_path / "exact"), "float32")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").state_dict()
     exact = AutoModelForCausalLM.from_pretrained(tmp_path / "exact").state_dict()
-    assert all(tensor.dtype == torch.bfloat16 and torch.equal(tensor, exact[name].bfloat16()) for name, tensor in merged.items())
+    assert all(
+        tensor.dtype == torch.bfloat16 and torch.equal(tensor, exact[name].bfloat16())
+        for name, tensor in merged.items()
+    )
     assert 0 < report["saved_gap_mean"] <= 0.05
 
 
@@ -84,7 +98,9 @@ def test_a_reward_model_from_a_language_model_and_its_adapter(model_dir, tmp_pat
     """The head exists only in the adapter: the base has none."""
     base = model_dir("qwen3")
     torch.manual_seed(0)
-    fresh = load_pretrained(AutoModelForSequenceClassification, ModelConfig(path=str(base)), may_miss=("score.weight",), num_labels=1)
+    fresh = load_pretrained(
+        AutoModelForSequenceClassification, ModelConfig(path=str(base)), may_miss=("score.weight",), num_labels=1
+    )
     model = wrap(fresh, LoraConfig(rank=3), task="scalar")
     train_a_little(model)
     save_adapter(model, tmp_path / "adapter")
@@ -139,8 +155,12 @@ class TestRefusals:
     def test_a_reward_adapter_without_its_head(self, saved, model_dir):
         from safetensors.torch import load_file, save_file
 
-        fresh = load_pretrained(AutoModelForSequenceClassification, ModelConfig(path=str(model_dir("qwen3"))),
-                                may_miss=("score.weight",), num_labels=1)
+        fresh = load_pretrained(
+            AutoModelForSequenceClassification,
+            ModelConfig(path=str(model_dir("qwen3"))),
+            may_miss=("score.weight",),
+            num_labels=1,
+        )
         model = wrap(fresh, LoraConfig(rank=3), task="scalar")
         save_adapter(model, saved / "adapter")
         file = saved / "adapter/adapter_model.safetensors"
@@ -156,10 +176,18 @@ class TestRefusals:
         self.refused(saved, AdapterError, "names no base")
 
     def test_no_adapter_at_all(self, saved, model_dir):
-        self.refused(saved, AdapterError, "not an adapter directory", adapter=str(model_dir("qwen3")), base=str(model_dir("qwen3")))
+        self.refused(
+            saved,
+            AdapterError,
+            "not an adapter directory",
+            adapter=str(model_dir("qwen3")),
+            base=str(model_dir("qwen3")),
+        )
 
 
 def test_an_adapter_from_elsewhere_merges_but_its_base_is_not_verified(model_dir, tmp_path):
     save_adapter(adapted(model_dir("llama")), tmp_path / "adapter")
     (tmp_path / "adapter/medrl_adapter.json").unlink()
-    assert run_merge(str(tmp_path / "adapter"), str(model_dir("llama")), str(tmp_path / "out"))["base_verified"] is False
+    assert (
+        run_merge(str(tmp_path / "adapter"), str(model_dir("llama")), str(tmp_path / "out"))["base_verified"] is False
+    )

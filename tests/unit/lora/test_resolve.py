@@ -23,14 +23,17 @@ def llama():
 Q = [f"model.layers.{i}.self_attn.q_proj" for i in range(4)]
 
 
-@pytest.mark.parametrize("pattern,mode,expected", [
-    ("model.layers.*.self_attn.q_proj", "exact", Q),
-    ("model.layers.2.self_attn.q_proj", "exact", Q[2:3]),
-    ("q_proj", "suffix", Q),
-    ("self_attn.q_proj", "suffix", Q),
-    (r".*\.[13]\..*\.q_proj", "regex", [Q[1], Q[3]]),
-    ("model.layers.1.self_attn", "subtree", [f"model.layers.1.self_attn.{x}_proj" for x in "qkvo"]),
-])
+@pytest.mark.parametrize(
+    "pattern,mode,expected",
+    [
+        ("model.layers.*.self_attn.q_proj", "exact", Q),
+        ("model.layers.2.self_attn.q_proj", "exact", Q[2:3]),
+        ("q_proj", "suffix", Q),
+        ("self_attn.q_proj", "suffix", Q),
+        (r".*\.[13]\..*\.q_proj", "regex", [Q[1], Q[3]]),
+        ("model.layers.1.self_attn", "subtree", [f"model.layers.1.self_attn.{x}_proj" for x in "qkvo"]),
+    ],
+)
 def test_match_modes(llama, pattern, mode, expected):
     targets = resolve(llama, lora(pattern, match=mode))
     assert list(targets.modules) == expected
@@ -62,7 +65,10 @@ def test_a_pattern_that_means_only_containers_is_an_error(llama):
 
 
 def test_layers_and_freeze_keep_modules_untouched(llama):
-    targets = resolve(llama, lora("attention", layers="1-3", freeze=["model.layers.*.self_attn.v_proj", "model.layers.2.self_attn.q_proj"]))
+    targets = resolve(
+        llama,
+        lora("attention", layers="1-3", freeze=["model.layers.*.self_attn.v_proj", "model.layers.2.self_attn.q_proj"]),
+    )
     assert set(targets.modules) == {f"model.layers.{i}.self_attn.{x}_proj" for i in (1, 2, 3) for x in "qko"} - {Q[2]}
 
 

@@ -60,8 +60,9 @@ def test_a_path_is_not_matched_as_a_suffix():
 
 
 def test_a_saved_module_that_peft_would_match_by_suffix_is_refused_before_wrapping():
-    plain = peft.get_peft_model(Twins(), peft.LoraConfig(
-        target_modules=r"model\.layers\.0\.q_proj", modules_to_save=["model.layers.1.norm"]))
+    plain = peft.get_peft_model(
+        Twins(), peft.LoraConfig(target_modules=r"model\.layers\.0\.q_proj", modules_to_save=["model.layers.1.norm"])
+    )
     assert any(name.startswith("img_model") for name in trained(plain)), "plain PEFT trains the image model too"
     model = Twins()
     before = [name for name, _ in model.named_modules()]
@@ -80,7 +81,10 @@ def test_score_beside_sub_score_is_refused():
 
 def test_a_name_that_ends_like_no_other_can_be_saved():
     model = wrap(Twins(), LoraConfig(targets=["model.layers.0.q_proj"], modules_to_save=["sub_score"]))
-    assert trained(model) == MEANT | {"sub_score.modules_to_save.default.weight", "sub_score.modules_to_save.default.bias"}
+    assert trained(model) == MEANT | {
+        "sub_score.modules_to_save.default.weight",
+        "sub_score.modules_to_save.default.bias",
+    }
 
 
 def test_one_unmatched_name_among_good_ones():
@@ -108,7 +112,9 @@ def test_layers_hold_for_mixture_of_experts(family):
 
 @pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_next"])
 def test_a_shared_expert_that_peft_would_take_for_the_experts(family):
-    plain = peft.get_peft_model(tiny_model(family), peft.LoraConfig(target_modules=r".*\.mlp\.shared_experts?\.\w+_proj"))
+    plain = peft.get_peft_model(
+        tiny_model(family), peft.LoraConfig(target_modules=r".*\.mlp\.shared_experts?\.\w+_proj")
+    )
     assert all(".mlp.experts." in name for name in trained(plain)), "plain PEFT adapts the experts instead"
     with pytest.raises(AmbiguousModuleError):
         wrap(tiny_model(family), LoraConfig(targets=[r".*\.mlp\.shared_experts?\.\w+_proj"], match="regex"))
@@ -119,14 +125,18 @@ def test_a_shared_expert_that_peft_would_take_for_the_experts(family):
 @pytest.mark.parametrize("task", ["causal", "scalar"])
 def test_nothing_but_the_adapter_and_the_head_trains(family, task):
     model = wrap(tiny_model(family, task), LoraConfig(rank=2, targets=["attention"]), task=task)
-    assert {n for n in trained(model) if "lora_" not in n} == ({"score.modules_to_save.default.weight"} if task == "scalar" else set())
+    assert {n for n in trained(model) if "lora_" not in n} == (
+        {"score.modules_to_save.default.weight"} if task == "scalar" else set()
+    )
     assert not any(name.startswith("score.original") for name in trained(model))
 
 
 def test_the_critic_s_head_trains():
     classifier = tiny_model("qwen3", "scalar")
     model = wrap(ScalarModel(classifier.base_model, nn.Linear(32, 1)), LoraConfig(rank=2), task="scalar")
-    assert {n for n in trained(model) if "lora_" not in n} == {f"head.modules_to_save.default.{x}" for x in ("weight", "bias")}
+    assert {n for n in trained(model) if "lora_" not in n} == {
+        f"head.modules_to_save.default.{x}" for x in ("weight", "bias")
+    }
 
 
 def test_a_bf16_base_gets_float32_adapters():
@@ -144,8 +154,10 @@ class TestManifest:
     def test_rows_name_shape_and_count_of_what_trains(self):
         rows = manifest(wrap(tiny_model("llama"), LoraConfig(rank=2, targets=["model.layers.1.mlp.up_proj"])))
         stem = "base_model.model.model.layers.1.mlp.up_proj.lora_"
-        assert rows == [{"name": f"{stem}A.default.weight", "shape": [2, 32], "dtype": "float32", "count": 64},
-                        {"name": f"{stem}B.default.weight", "shape": [48, 2], "dtype": "float32", "count": 96}]
+        assert rows == [
+            {"name": f"{stem}A.default.weight", "shape": [2, 32], "dtype": "float32", "count": 64},
+            {"name": f"{stem}B.default.weight", "shape": [48, 2], "dtype": "float32", "count": 96},
+        ]
 
     def test_any_difference_is_named(self):
         model = wrap(tiny_model("llama"), LoraConfig(rank=2, targets=["attention"]))

@@ -5,15 +5,53 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_COMMON = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-           "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2}
+_COMMON = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,
+}
 _HEAD = {"head_dim": 8}
-_GPT = {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2}
+_GPT = {
+    "vocab_size": 97,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,
+}
 _MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
-_MOE_QWEN = _HEAD | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
-_DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-          "layer_types": ["linear_attention", "full_attention"]}
-_MLA = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4}
+_MOE_QWEN = _HEAD | {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+_DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_MLA = {
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}
 
 CONFIGS: dict[str, dict] = {
     "llama": _COMMON,
@@ -23,6 +61,16 @@ CONFIGS: dict[str, dict] = {
     "gemma": _COMMON | _HEAD,
     "gemma2": _COMMON | _HEAD | {"query_pre_attn_scalar": 8},
     "gemma3_text": _COMMON | _HEAD | {"query_pre_attn_scalar": 8},
+    "gemma4_text": _COMMON
+    | _HEAD
+    | {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "vocab_size_per_layer_input": 97,
+        "hidden_size_per_layer_input": 8,
+        "num_kv_shared_layers": 0,
+    },
+    "minicpm3": _COMMON | _MLA,
+    "hunyuan_v1_dense": _COMMON | _HEAD,
     "olmo2": _COMMON,
     "granite": _COMMON,
     "cohere": _COMMON,
@@ -35,8 +83,16 @@ CONFIGS: dict[str, dict] = {
     "mixtral": _COMMON | _MOE,
     "qwen2_moe": _COMMON | _MOE_QWEN,
     "qwen3_moe": _COMMON | _MOE_QWEN,
-    "deepseek_v3": _COMMON | _MLA | {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
-                                     "moe_intermediate_size": 16, "first_k_dense_replace": 1},
+    "deepseek_v3": _COMMON
+    | _MLA
+    | {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+    },
     "qwen3_next": _COMMON | _MOE_QWEN | _DELTA,
     "qwen3_5_text": _COMMON | _HEAD | _DELTA,
     "gpt2": _GPT,
@@ -60,7 +116,9 @@ def tiny_model(model_type: str, task: str = "causal", seed: int = 0, **changes) 
 
     torch.manual_seed(seed)
     if task == "scalar":
-        return AutoModelForSequenceClassification.from_config(tiny_config(model_type, **({"num_labels": 1} | changes))).eval()
+        return AutoModelForSequenceClassification.from_config(
+            tiny_config(model_type, **({"num_labels": 1} | changes))
+        ).eval()
     return AutoModelForCausalLM.from_config(tiny_config(model_type, **changes)).eval()
 
 

@@ -20,9 +20,9 @@ def rows(left: int, right: int):
     for i, (p, r) in enumerate(LENGTHS):
         # with padding on the left the rows end together, with padding on the right they start together
         start = left + width - p - r if left else 0
-        ids[i, start:start + p + r] = torch.randint(3, 97, (p + r,), generator=generator)
-        attention[i, start:start + p + r] = 1
-        response[i, start + p:start + p + r] = 1
+        ids[i, start : start + p + r] = torch.randint(3, 97, (p + r,), generator=generator)
+        attention[i, start : start + p + r] = 1
+        response[i, start + p : start + p + r] = 1
         places.append(slice(start, start + p + r))
     return ids, attention, response, places
 

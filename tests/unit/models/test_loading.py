@@ -22,8 +22,14 @@ def test_a_good_directory_passes(model_dir):
     assert check_model_dir(str(model_dir("qwen3"))) == model_dir("qwen3")
 
 
-@pytest.mark.parametrize("remove,says", [
-    ("config.json", "not a model directory"), ("model.safetensors", "no complete weights"), ("tokenizer*", "no tokenizer")])
+@pytest.mark.parametrize(
+    "remove,says",
+    [
+        ("config.json", "not a model directory"),
+        ("model.safetensors", "no complete weights"),
+        ("tokenizer*", "no tokenizer"),
+    ],
+)
 def test_what_is_missing_is_named(model_dir, tmp_path, remove, says):
     path = copy(model_dir("qwen3"), tmp_path / "m")
     for file in list(path.glob(remove)):
@@ -43,8 +49,9 @@ def test_an_adapter_directory_points_to_merge(tmp_path):
 def test_a_missing_shard_is_named(model_dir, tmp_path):
     path = copy(model_dir("qwen3"), tmp_path / "m")
     (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
-    (path / "model.safetensors.index.json").write_text(json.dumps(
-        {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}))
+    (path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
+    )
     with pytest.raises(ModelError) as error:
         check_model_dir(str(path))
     assert "model-00002-of-00002.safetensors" in error.value.got and "00001-of" not in error.value.got

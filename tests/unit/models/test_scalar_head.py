@@ -40,7 +40,9 @@ def test_the_last_token_is_found_by_the_mask_even_when_it_is_the_pad_token(model
     mask = torch.ones_like(ids)
     at_end = model(ids, mask, position_ids(mask))
     assert scores(model, ids, mask)[0] == at_end[0, -1]
-    assert official(input_ids=ids, attention_mask=mask).logits[0, 0].item() == pytest.approx(at_end[0, -2].item(), abs=1e-6)
+    assert official(input_ids=ids, attention_mask=mask).logits[0, 0].item() == pytest.approx(
+        at_end[0, -2].item(), abs=1e-6
+    )
 
 
 def test_calibration_is_folded_into_the_head(model_dir):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrl.types import Probe
@@ -32,11 +30,13 @@ def test_it_is_the_hash_of_headers_and_bytes() -> None:
     assert fingerprint({"x": torch.tensor([1.0, 2.0])}) == hashlib.sha256(stream).hexdigest()
 
 
+@settings(max_examples=50)
 @given(TENSORS)
 def test_the_order_of_the_mapping_does_not_matter(tensors: dict[str, torch.Tensor]) -> None:
     assert fingerprint(tensors) == fingerprint(dict(reversed(tensors.items())))
 
 
+@settings(max_examples=50)
 @given(TENSORS, TENSORS)
 def test_different_tensors_have_different_fingerprints(one: dict, other: dict) -> None:
     same = one.keys() == other.keys() and all(
@@ -71,13 +71,6 @@ def test_strides_do_not_matter() -> None:
 def test_scalars_and_empty_tensors_have_one() -> None:
     assert fingerprint({"x": torch.tensor(1.0)}) != fingerprint({"x": torch.tensor([1.0])})
     assert fingerprint({"x": torch.empty(0, 3)}) != fingerprint({"x": torch.empty(3, 0)})
-
-
-def test_it_is_the_same_in_another_process() -> None:
-    code = ("import torch; from medrl.weight_sync.publisher import fingerprint;"
-            "print(fingerprint({'b': torch.arange(6.).reshape(2, 3), 'a': torch.ones(2).bfloat16()}))")
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert printed == fingerprint({"a": torch.ones(2).bfloat16(), "b": torch.arange(6.0).reshape(2, 3)})
 
 
 def test_a_payload_carries_the_fingerprint_of_its_own_tensors() -> None:

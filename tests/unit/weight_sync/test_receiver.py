@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -52,16 +53,18 @@ def base(tmp_path: Path) -> torch.Tensor:
     return table
 
 
-def receiver_in(path: Path, dtype: str = "float32", **rollout) -> Receiver:
-    return Receiver(ModelConfig(path=str(path), dtype=dtype), RolloutConfig(**{"dtype": "float32"} | rollout))  # pyright: ignore
+def receiver_in(path: Path, model_dtype: Literal["float32", "bfloat16"] = "float32", **rollout) -> Receiver:
+    return Receiver(ModelConfig(path=str(path), dtype=model_dtype), RolloutConfig(**{"dtype": "float32"} | rollout))
 
 
 def weights_for(base: torch.Tensor, version: int = 1, seed: int = 1) -> Weights:
     torch.manual_seed(seed)
     a, b = torch.randn(1, 4), torch.randn(4, 1)
     table = base.double() + 0.5 * (b @ a).double()
-    logprobs = tuple(math.log(math.exp(table[i, j]) / sum(math.exp(x) for x in table[i])) for i, j in zip(IDS, IDS[1:], strict=False))
-    return make_weights(version, "adapter", {"table.lora_A.weight": a, "table.lora_B.weight": b}, {"table": 0.5}, Probe(IDS, logprobs))
+    pairs = zip(IDS, IDS[1:], strict=False)
+    logprobs = [math.log(math.exp(table[i, j]) / sum(math.exp(x) for x in table[i])) for i, j in pairs]
+    tensors = {"table.lora_A.weight": a, "table.lora_B.weight": b}
+    return make_weights(version, "adapter", tensors, {"table": 0.5}, Probe(IDS, tuple(logprobs)))
 
 
 def test_weights_that_arrive_whole_are_reported_and_open_the_gate(base: torch.Tensor, tmp_path: Path) -> None:
@@ -108,21 +111,18 @@ def test_a_probe_without_its_log_probs_is_refused(base: torch.Tensor, tmp_path: 
 
 
 @pytest.mark.parametrize(("settings", "limit"), [
-    ({}, 1e-3), ({"dtype": "bfloat16"}, 0.15), ({"rollout": "bfloat16"}, 0.15), ({"probe_tolerance": 0.02}, 0.02)])
+    ({}, 1e-3), ({"model_dtype": "bfloat16"}, 0.15), ({"dtype": "bfloat16"}, 0.15), ({"probe_tolerance": 0.02}, 0.02)])
 def test_the_tolerance_is_that_of_the_coarser_dtype_unless_set(
         base: torch.Tensor, tmp_path: Path, settings: dict, limit: float) -> None:
-    rollout = {"dtype": settings["rollout"]} if "rollout" in settings else {}
-    rollout |= {"probe_tolerance": settings["probe_tolerance"]} if "probe_tolerance" in settings else {}
     weights = weights_for(base)
-    for factor, accepted in ((0.9, True), (1.1, False)):
-        probe = Probe(IDS, (weights.probe.logprobs[0] + factor * limit, *weights.probe.logprobs[1:]))
-        receiver = receiver_in(tmp_path, settings.get("dtype", "float32"), **rollout)
-        shifted = dataclasses.replace(weights, probe=probe)
-        if accepted:
-            assert receiver.take_over(shifted, BigramEngine()).probe_gap == pytest.approx(factor * limit, rel=1e-2)
-        else:
-            with pytest.raises(WeightSyncError):
-                receiver.take_over(shifted, BigramEngine())
+
+    def take_over(error: float):
+        probe = Probe(IDS, (weights.probe.logprobs[0] + error, *weights.probe.logprobs[1:]))
+        return receiver_in(tmp_path, **settings).take_over(dataclasses.replace(weights, probe=probe), BigramEngine())
+
+    assert take_over(0.9 * limit).probe_gap == pytest.approx(0.9 * limit, rel=1e-2)
+    with pytest.raises(WeightSyncError, match="does not compute"):
+        take_over(1.1 * limit)
 
 
 def test_versions_merge_into_the_base_and_not_into_each_other(base: torch.Tensor, tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs the built wheel with its cpu extra into a clean environment, as a user would, and tries it there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+wheel=$(echo "$PWD"/dist/medrl-*.whl)
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python -m venv "$folder/venv"
+unset PYTHONPATH VIRTUAL_ENV
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+echo "installing ${wheel##*/}[cpu]"
+"$folder/venv/bin/pip" install -qq "$wheel[cpu]" 2>/dev/null ||
+    "$folder/venv/bin/pip" install -qq "$wheel[cpu]" --extra-index-url https://download.pytorch.org/whl/cpu
+# Where these came as CUDA builds, medrl says so and names this remedy.
+"$folder/venv/bin/pip" uninstall -qq --yes torchvision torchaudio torchcodec
+
+cd "$folder"
+export PATH="$folder/venv/bin:$PATH"
+medrl --help >/dev/null
+python -m medrl config-docs | grep -q 'medrl ppo CONFIG'
+python - <<'PY'
+import deepspeed, peft, ray, trl, vllm
+import medrl.check, medrl.demo.run, medrl.stages.merge, medrl.stages.ppo, medrl.stages.pretrain, medrl.stages.reward, medrl.stages.sft
+
+assert "site-packages" in medrl.stages.ppo.__file__, medrl.stages.ppo.__file__
+PY
+echo "the wheel works with its cpu extra"
+
+uv pip compile --quiet --python-version 3.12 --python-platform x86_64-manylinux_2_28 - <<<"medrl[gpu] @ file://$wheel" |
+    grep -E '^vllm==' && echo "its gpu extra resolves"

@@ -1,0 +1,165 @@
+"""What every learner must do, whatever it trains: on real DeepSpeed, one rank, in this process."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medrl.config.base import build_config
+from medrl.config.ppo import PpoConfig
+from medrl.errors import CheckpointError, TrainingError
+from medrl.learner.critic import DeepSpeedCritic
+from medrl.learner.engine import init_process
+from medrl.learner.policy import DeepSpeedPolicy
+from medrl.types import Experience
+from tests.tiny import ppo_values
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    init_process(0, 1, "127.0.0.1", port, 60.0)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> PpoConfig:
+    return build_config(PpoConfig, ppo_values(tmp_path_factory.mktemp("models"), learner={"micro_batch_size": 3}))
+
+
+@pytest.fixture(scope="module")
+def experience() -> Experience:
+    rng = np.random.default_rng(0)
+    position, lengths = np.arange(12), np.array([12, 5, 9, 8])[:, None]
+    real = position < lengths
+    response = real & (position >= 4)
+
+    def tokens(centre: float, spread: float) -> np.ndarray:
+        return np.where(response, rng.normal(centre, spread, response.shape), 0).astype(np.float32)
+
+    return Experience(
+        ids=np.where(real, rng.integers(3, 300, real.shape), 0), attention_mask=real, response_mask=response,
+        engine_logprobs=tokens(-5.8, 0.1), ended=np.ones(4, bool), logprobs=tokens(-5.8, 0.1),
+        ref_logprobs=tokens(-5.8, 0.1), values=tokens(0, 0.1), rewards=tokens(0, 1), advantages=tokens(0, 1),
+        returns=tokens(0, 1), importance=np.ones(response.shape, np.float32), scores=np.zeros(4, np.float32),
+        raw_scores=np.zeros(4, np.float32))
+
+
+class Policy:
+    """The policy learner through the calls both kinds share."""
+
+    make = DeepSpeedPolicy
+
+    @staticmethod
+    def forward(learner: DeepSpeedPolicy, batch: Experience) -> np.ndarray:
+        return learner.logprobs(batch)
+
+    @staticmethod
+    def update(learner: DeepSpeedPolicy, experience: Experience, seed: int = 1) -> dict[str, float]:
+        return learner.update(experience, 0.1, seed)
+
+
+class Critic:
+    """The critic likewise."""
+
+    make = DeepSpeedCritic
+
+    @staticmethod
+    def forward(learner: DeepSpeedCritic, batch: Experience) -> np.ndarray:
+        return learner.values(batch)[0]
+
+    @staticmethod
+    def update(learner: DeepSpeedCritic, experience: Experience, seed: int = 1) -> dict[str, float]:
+        return learner.update(experience, seed)
+
+
+@pytest.fixture(params=[Policy, Critic])
+def kind(request):
+    return request.param
+
+
+def test_describes_the_engine_really_used(kind, config):
+    facts = kind.make(config, 10).describe()
+    assert facts["engine"] == "deepspeed.runtime.engine.DeepSpeedEngine"
+    assert facts["trainable"] and all({"name", "shape", "dtype", "count"} <= row.keys() for row in facts["trainable"])
+
+
+def test_forward_fills_response_tokens_only_and_keeps_the_order_of_rows(kind, config, experience):
+    learner = kind.make(config, 10)
+    result = kind.forward(learner, experience)
+    assert result.shape == experience.ids.shape and result.dtype == np.float32
+    assert not result[~experience.response_mask].any() and result[experience.response_mask].all()
+    order = np.array([2, 0, 3, 1])
+    np.testing.assert_allclose(kind.forward(learner, experience.rows(order)), result[order], atol=2e-6)
+
+
+def test_an_update_learns_and_the_same_update_repeats_exactly(kind, config, experience):
+    first, second, other = (kind.make(config, 10) for _ in range(3))
+    before = kind.forward(first, experience)
+    metrics = kind.update(first, experience)
+    assert kind.update(second, experience) == metrics
+    np.testing.assert_array_equal(kind.forward(first, experience), kind.forward(second, experience))
+    assert np.abs(kind.forward(first, experience) - before).max() > 1e-4
+    kind.update(other, experience, seed=2)
+    assert not np.array_equal(kind.forward(first, experience), kind.forward(other, experience))
+    assert metrics["optimizer_steps"] == 2 and metrics["grad_norm"] > 0
+    assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
+
+
+def test_a_mini_batch_without_response_tokens_learns_nothing(kind, config, experience):
+    learner = kind.make(config, 10)
+    before = kind.forward(learner, experience)
+    metrics = kind.update(learner, replace(experience, response_mask=np.zeros_like(experience.response_mask)))
+    assert metrics["loss"] == 0 and metrics["grad_norm"] == 0
+    np.testing.assert_array_equal(kind.forward(learner, experience), before)
+
+
+def test_numbers_that_are_not_finite_are_an_error_before_anything_changes(kind, config, experience):
+    learner = kind.make(config, 10)
+    before = kind.forward(learner, experience)
+    nan = np.where(experience.response_mask, np.nan, 0).astype(np.float32)
+    with pytest.raises(TrainingError, match="not finite"):
+        kind.update(learner, replace(experience, advantages=nan, returns=nan))
+    np.testing.assert_array_equal(kind.forward(learner, experience), before)
+
+
+def test_saved_state_goes_on_exactly_with_its_random_numbers(kind, config, experience, tmp_path):
+    learner, restored = kind.make(config, 10), kind.make(config, 10)
+    kind.update(learner, experience)
+    learner.save(tmp_path)
+    drawn, metrics = torch.rand(3), kind.update(learner, experience, seed=2)
+    restored.load(tmp_path)
+    assert torch.equal(torch.rand(3), drawn)
+    assert kind.update(restored, experience, seed=2) == metrics
+    np.testing.assert_array_equal(kind.forward(restored, experience), kind.forward(learner, experience))
+
+
+def test_a_directory_without_state_is_refused(kind, config, tmp_path):
+    with pytest.raises(CheckpointError):
+        kind.make(config, 10).load(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_an_error(kind, config, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        kind.make(config, 10).save(tmp_path / "file" / "below")
+
+
+def test_a_full_disk_is_an_error_and_learning_can_go_on(kind, config, experience, tmp_path):
+    learner = kind.make(config, 10)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # no file may grow beyond 20 kB
+    try:
+        with pytest.raises(CheckpointError, match="could not be written"):
+            learner.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert kind.update(learner, experience)["optimizer_steps"] == 2

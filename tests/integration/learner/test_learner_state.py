@@ -1,0 +1,92 @@
+"""Checkpoints: what was saved goes on bit for bit, and what cannot be restored is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from medrl.errors import CheckpointError, ConfigError
+
+from .conftest import FULL_BATCH, PROBE, STAGES, policy_logprobs
+
+
+@pytest.fixture(scope="module")
+def resumed(run_ranks, two_ranks, make_config, experience, checkpoints):
+    """New processes that restore what `two_ranks` saved and go on."""
+    tasks = {}
+    for stage in STAGES:
+        folder, shape = f"{checkpoints}/two-{stage}", {"zero_stage": stage, "micro_batch_size": 1}
+        go_on = [("parameters", ()), ("update", (experience, 0.2, 4)), ("parameters", ())]
+        tasks[f"{stage}-policy"] = ("policy", make_config(**shape), [("load", (f"{folder}/policy",)), *go_on])
+        go_on[1] = ("update", (experience, 4))
+        tasks[f"{stage}-critic"] = ("critic", make_config(**shape), [("load", (f"{folder}/critic",)), *go_on])
+    return run_ranks(2, tasks)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("role", ["policy", "critic"])
+def test_a_restored_learner_goes_on_bit_for_bit(two_ranks, resumed, role, stage):
+    for straight, restored in zip(two_ranks, resumed, strict=True):
+        first_update, calls = straight[f"{stage}-{role}"][3], straight[f"{stage}-{role}"]
+        after_second = {"policy": 8, "critic": 6}[role]
+        loaded, parameters, metrics, final = restored[f"{stage}-{role}"]
+        assert loaded is None
+        assert metrics == calls[after_second - 1]
+        for name, tensor in first_update.items():
+            assert torch.equal(parameters[name], tensor)
+            assert torch.equal(final[name], calls[after_second][name])
+
+
+def test_another_shape_of_learner_is_refused(run_ranks, two_ranks, make_config, checkpoints, tmp_path):
+    shape = {"zero_stage": 0, "micro_batch_size": FULL_BATCH}
+    answers = run_ranks(1, {
+        "fewer ranks": ("policy", make_config(**shape), [("load", (f"{checkpoints}/two-0/policy",))]),
+        "other stage": ("policy", make_config(**shape), [("load", (f"{checkpoints}/two-3/policy",))]),
+        "nothing": ("critic", make_config(**shape), [("load", (str(tmp_path),))]),
+    })[0]
+    for (error,) in answers.values():
+        assert isinstance(error, CheckpointError) and error.remedy
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_saved_adapter_works_in_plain_peft(two_ranks, checkpoints, folder, experience, make_config, stage):
+    base = AutoModelForCausalLM.from_pretrained(folder / "policy")
+    model = PeftModel.from_pretrained(base, checkpoints / f"two-{stage}" / "policy" / "adapter")
+    after = two_ranks[0][f"{stage}-policy"][3]
+    assert all(torch.equal(p, after[name]) for name, p in model.named_parameters() if name in after)
+    assert len(after) == sum("lora_" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_exported_adapter_probe_and_reference_agree_with_a_plain_merge(two_ranks, folder, experience, stage):
+    calls = two_ranks[0][f"{stage}-policy"]
+    kind, tensors, scaling, probe = calls[4]
+    assert kind == "adapter" and two_ranks[1][f"{stage}-policy"][4] is None
+    model = AutoModelForCausalLM.from_pretrained(folder / "policy")
+    reference = policy_logprobs(model, experience, 0.7).detach().numpy()
+    np.testing.assert_allclose(calls[5], reference, atol=1e-6)
+    with torch.no_grad():
+        for name, s in scaling.items():
+            model.get_submodule(name).weight += s * tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
+        logits = torch.log_softmax(model(torch.tensor([PROBE])).logits[0].double(), -1)
+    assert probe.ids == PROBE
+    np.testing.assert_allclose(probe.logprobs, [float(logits[i, t]) for i, t in enumerate(PROBE[1:])], atol=1e-5)
+    assert np.abs(policy_logprobs(model, experience, 0.7).detach().numpy() - reference).max() > 1e-3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_full_training_exports_and_saves_the_whole_model(two_ranks, checkpoints, stage):
+    kind, tensors, scaling, _ = two_ranks[0][f"{stage}-full"][4]
+    after = two_ranks[0][f"{stage}-full"][3]
+    assert kind == "full" and scaling == {}
+    assert tensors.keys() == after.keys() and all(torch.equal(tensors[name], after[name]) for name in after)
+    saved = AutoModelForCausalLM.from_pretrained(checkpoints / f"two-{stage}" / "full" / "model")
+    assert all(torch.equal(p, after[name]) for name, p in saved.named_parameters())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_fully_trained_policy_holds_no_reference(two_ranks, stage):
+    assert isinstance(two_ranks[0][f"{stage}-full"][5], ConfigError)

@@ -1,0 +1,224 @@
+"""pretrain, sft and reward on the real Ray Train and TRL, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from medrl.config.base import build_config
+from medrl.config.common import ScalingConfig
+from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+from medrl.errors import TrainingError, WorkerError
+from medrl.models.export import load_calibration
+from tests.tiny import TEXT, save_policy
+
+pytestmark = pytest.mark.ray
+LORA = {"rank": 4, "alpha": 8.0}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random causal LM whose config, like many, names no pad token."""
+    path = save_policy(tmp_path_factory.mktemp("base") / "policy")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+    return path
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def conversations(count: int) -> list[dict]:
+    """Answers of different lengths; every other conversation has two of them."""
+    rows = []
+    for i in range(count):
+        turns = [{"role": "user", "content": f"Question {i}?"},
+                 {"role": "assistant", "content": "Rest and drink. " * (1 + i % 3)}]
+        rows.append({"messages": turns + turns if i % 2 else turns})
+    return rows
+
+
+def pairs(count: int) -> list[dict]:
+    """The better answer says "see a doctor", whatever comes before it."""
+    start = ["", "Rest. ", "Rest. Rest. "]
+    return [{"prompt": f"What now ({i})?", "chosen": f"{start[i % 3]}See a doctor.",
+             "rejected": f"{start[i % 3]}Never mind."} for i in range(count)]
+
+
+def values(folder: Path, base: Path, name: str, data: dict, lora: dict | None = None, **sections) -> dict:
+    """A config's values; `sections` are `training` and `scaling`."""
+    training = {"batch_size": 8, "micro_batch_size": 4, "max_length": 128, "lr": 5e-3} | sections.get("training", {})
+    scaling = {"cpus_per_worker": 1.0, "threads_per_worker": 1} | sections.get("scaling", {})
+    return {"name": name, "output_dir": str(folder), "seed": 3, "model": {"path": str(base)}, "lora": lora,
+            "data": data, "training": training, "scaling": scaling}
+
+
+def metrics(report: dict) -> list[dict]:
+    return [json.loads(line) for line in (Path(report["model"]).parent / "metrics.jsonl").read_text().splitlines()]
+
+
+def answer_loss(model_dir: str, rows: list[dict]) -> float:
+    """Mean negative log-prob of what the assistant says, end token included; written down without medrl."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir).eval(), AutoTokenizer.from_pretrained(model_dir)
+    losses = []
+    for row in rows:
+        ids, learned = [], []
+        for turn in row["messages"]:
+            head = tokenizer.encode(f"<|im_start|>{turn['role']}\n", add_special_tokens=False)
+            body = tokenizer.encode(turn["content"] + "<|im_end|>", add_special_tokens=False)
+            tail = tokenizer.encode("\n", add_special_tokens=False)
+            ids += head + body + tail
+            learned += [False] * len(head) + [turn["role"] == "assistant"] * len(body) + [False] * len(tail)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        losses += [-logprobs[i - 1, ids[i]].item() for i in range(1, len(ids)) if learned[i]]
+    return float(np.mean(losses))
+
+
+@pytest.fixture(scope="module")
+def sft(ray_cluster, base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    from medrl.stages.sft import run_sft
+
+    folder = tmp_path_factory.mktemp("sft")
+    data = {"train": write(folder / "train.jsonl", conversations(8)),
+            "eval": write(folder / "eval.jsonl", conversations(5))}
+    return run_sft(build_config(SftConfig, values(folder, base, "sft", data, LORA, training={"epochs": 4.0})))
+
+
+def test_sft_learns_and_hands_over_a_merged_model(sft: dict, base: Path) -> None:
+    run = Path(sft["model"]).parent
+    assert Path(sft["model"]) == run / "merged" and (run / "adapter/adapter_model.safetensors").is_file()
+    assert json.loads((run / "report.json").read_text()) == sft and (run / "config.yaml").is_file()
+    assert [row["step"] for row in metrics(sft)] == [1, 2, 3, 4] and sft["steps"] == 4
+    assert sft["loss_last"] < sft["loss_first"] - 0.1
+    templates = [AutoTokenizer.from_pretrained(path).chat_template for path in (base, sft["model"], sft["adapter"])]
+    assert templates[0] == templates[1] == templates[2]
+    assert not (run / "ray_train").exists()
+
+
+def test_only_assistant_tokens_enter_the_loss(sft: dict, base: Path) -> None:
+    # All eight rows are one batch, in two micro-batches of different token counts: the first loss is the base model's.
+    assert metrics(sft)[0]["loss"] == pytest.approx(answer_loss(str(base), conversations(8)), rel=1e-5)
+
+
+def test_the_reported_loss_is_that_of_the_model_handed_over(sft: dict) -> None:
+    assert sft["eval_loss"] == pytest.approx(answer_loss(sft["model"], conversations(5)), rel=1e-5)
+    assert sft["eval_perplexity"] == pytest.approx(np.exp(sft["eval_loss"]))
+
+
+@pytest.fixture(scope="module")
+def reward(ray_cluster, base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    from medrl.stages.reward import run_reward
+
+    folder = tmp_path_factory.mktemp("reward")
+    data = {"train": write(folder / "train.jsonl", pairs(48)), "eval": write(folder / "eval.jsonl", pairs(60)[48:]),
+            "calibration": write(folder / "calibration.jsonl", conversations(7))}
+    training = {"epochs": 4.0, "lr": 1e-2}
+    return run_reward(build_config(RewardConfig, values(folder, base, "reward", data, LORA, training=training)))
+
+
+def hf_scores(model_dir: str, texts: list[str]) -> list[float]:
+    """Scores as transformers' own classifier gives them, in one padded batch."""
+    model = AutoModelForSequenceClassification.from_pretrained(model_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", return_token_type_ids=False)
+    with torch.no_grad():
+        return model(**batch).logits.squeeze(1).tolist()
+
+
+def test_the_reward_model_tells_separable_pairs_apart(reward: dict) -> None:
+    assert reward["accuracy"] > 0.9 and reward["margin"] > 0 and reward["chosen_mean"] > reward["rejected_mean"]
+
+
+def test_the_merged_reward_model_is_a_classifier_with_the_trained_head(reward: dict) -> None:
+    texts = [f"<|im_start|>user\n{p['prompt']}<|im_end|>\n<|im_start|>assistant\n{p[side]}<|im_end|>"
+             for side in ("chosen", "rejected") for p in pairs(60)[48:]]
+    scores = np.array(hf_scores(reward["model"], texts))
+    assert scores[:12].mean() == pytest.approx(reward["chosen_mean"], rel=1e-4)
+    assert (scores[:12] - scores[12:]).mean() == pytest.approx(reward["margin"], rel=1e-4)
+
+
+def test_calibration_is_the_spread_over_sft_answers(reward: dict) -> None:
+    texts = []
+    for row in conversations(7):
+        *before, last = row["messages"]
+        turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in before)
+        texts.append(f"{turns}<|im_start|>assistant\n{last['content']}<|im_end|>")
+    scores = hf_scores(reward["model"], texts)
+    assert load_calibration(reward["model"]) == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-4)
+    assert load_calibration(reward["adapter"]) == load_calibration(reward["model"])
+
+
+def test_full_pretraining_on_two_workers(ray_cluster, base: Path, tmp_path: Path) -> None:
+    from medrl.stages.pretrain import run_pretrain
+
+    (tmp_path / "train.txt").write_text("\n\n".join(TEXT * 4), encoding="utf-8")
+    data = {"train": str(tmp_path / "train.txt"), "eval": str(tmp_path / "train.txt")}
+    training = {"max_length": 32, "epochs": 3.0}
+    report = run_pretrain(build_config(
+        PretrainConfig, values(tmp_path, base, "pt", data, training=training, scaling={"workers": 2})))
+    assert Path(report["model"]) == tmp_path / "pt/model" and report["adapter"] is None
+    assert report["eval_loss"] < report["loss_first"] - 0.5
+    trained = AutoModelForCausalLM.from_pretrained(report["model"])
+    assert report["trained_parameters"] == sum(p.numel() for p in trained.parameters())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_log(ray_cluster, base: Path, tmp_path: Path) -> None:
+    from medrl.stages.sft import run_sft
+
+    data = {"train": write(tmp_path / "train.jsonl", conversations(16))}
+    config = values(tmp_path, base, "sft", data, training={"lr": 1e38, "epochs": 4.0, "warmup_ratio": 0.0})
+    with pytest.raises(TrainingError, match=r"not finite at step \d") as error:
+        run_sft(build_config(SftConfig, config))
+    assert error.value.got in ("nan", "inf") and error.value.remedy
+    assert (tmp_path / "sft/metrics.jsonl").read_text() and not (tmp_path / "sft/report.json").exists()
+
+
+def test_launch_brings_back_rank_0s_result_and_says_when_a_worker_died(ray_cluster, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    from medrl.workers.train import launch
+
+    def double(job: int, tables: dict) -> dict:
+        import torch.distributed as dist
+
+        total = job * sum(tables["t"]["x"].to_pylist())
+        return {"sum": total, "world": dist.get_world_size(), "threads": torch.get_num_threads()}
+
+    def die(job: int, tables: dict) -> dict:
+        os._exit(1)
+
+    def run(loop) -> dict:
+        scaling = ScalingConfig(workers=1, threads_per_worker=1)
+        return launch(loop, 2, {"t": pa.table({"x": [1, 2, 3]})}, scaling, tmp_path, lambda: None)
+
+    assert run(double) == {"sum": 12, "world": 1, "threads": 1}
+    with pytest.raises(WorkerError, match="a training worker died"):
+        run(die)
+    with pytest.raises(WorkerError, match="too small"):
+        launch(double, 2, {}, ScalingConfig(workers=1000), tmp_path, lambda: None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+def test_one_and_two_workers_have_one_loss_curve(ray_cluster, base: Path, tmp_path: Path, lora: dict | None) -> None:
+    from medrl.stages.sft import run_sft
+
+    data = {"train": write(tmp_path / "train.jsonl", conversations(24)),
+            "eval": write(tmp_path / "eval.jsonl", conversations(5))}
+
+    def curve(workers: int, micro_batch_size: int) -> list[float]:
+        report = run_sft(build_config(SftConfig, values(
+            tmp_path, base, f"sft{workers}", data, lora, scaling={"workers": workers},
+            training={"epochs": 2.0, "micro_batch_size": micro_batch_size, "lr": 1e-3})))
+        return [row[key] for row in metrics(report) for key in ("loss", "grad_norm")] + [report["eval_loss"]]
+
+    assert curve(2, 2) == pytest.approx(curve(1, 8), rel=1e-4)

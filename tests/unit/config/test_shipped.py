@@ -1,0 +1,29 @@
+"""Every config that is shipped can be loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medrl.config.base import StrictModel, load_config
+from medrl.config.ppo import PpoConfig
+from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+
+ROOT = Path(__file__).parents[3]
+STAGES: dict[str, type[StrictModel]] = {
+    "pretrain": PretrainConfig, "sft": SftConfig, "reward": RewardConfig, "ppo": PpoConfig,
+}
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_loads(path: str) -> None:
+    stage = Path(path).stem.split("-")[0]
+    assert stage in STAGES, f"{path}: a config is named after its stage, for example ppo.yaml or ppo-long.yaml"
+    config = load_config(STAGES[stage], ROOT / path)
+    assert config.model_dump()["name"]
+
+
+def test_each_stage_has_a_demo_config() -> None:
+    assert {f"configs/demo/{stage}.yaml" for stage in STAGES} <= set(CONFIGS)

@@ -1,0 +1,124 @@
+"""What the supervised stages make of data files before any worker starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medrl.config.base import build_config
+from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+from medrl.errors import ConfigError, DataError, ModelError
+from medrl.stages.pretrain import pack, run_pretrain, text_rows
+from medrl.stages.reward import answer_rows, pair_rows, run_reward
+from medrl.stages.sft import conversation_rows, run_sft
+from medrl.workers.supervised import build_rows, checked_tokenizer
+from tests.tiny import save_policy, save_tokenizer
+
+END = 0
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Rest."},
+        {"role": "user", "content": "and then?"}, {"role": "assistant", "content": "Drink water."}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory):
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_policy(tmp_path_factory.mktemp("model") / "policy"))
+
+
+def jsonl(path: Path, *rows: dict) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=9), min_size=1), st.integers(2, 7))
+def test_packing_loses_and_invents_nothing(documents: list[list[int]], size: int) -> None:
+    blocks = pack(documents, END, size)
+    expected = [token for ids in documents for token in [*ids, END]]
+    joined = [token for block in blocks for token in block]
+    assert joined == expected or joined == expected[:-1] and len(expected) % size == 1
+    assert all(len(block) == size for block in blocks[:-1]) and len(blocks[-1]) >= 2
+
+
+def test_a_document_that_has_its_end_token_gets_no_second_one() -> None:
+    assert pack([[1, 2, END], [3]], END, 8) == [[1, 2, END, 3, END]]
+
+
+def test_texts_become_blocks_that_decode_to_the_texts(tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("Rest and drink.\n\n多喝水。\n")
+    rows = text_rows(tokenizer, str(path), 10)
+    ids = [token for block in rows.table["input_ids"].to_pylist() for token in block]
+    assert tokenizer.decode(ids) == "Rest and drink.<|im_end|>多喝水。<|im_end|>"
+    assert rows.table["labels"] == rows.table["input_ids"] and rows.tokens == len(ids) and rows.dropped == 0
+
+
+def test_only_what_the_assistant_says_is_learned(tokenizer, tmp_path: Path) -> None:
+    rows = conversation_rows(tokenizer, jsonl(tmp_path / "a.jsonl", {"messages": CHAT}), 128)
+    ids, labels = rows.table["input_ids"][0].as_py(), rows.table["labels"][0].as_py()
+    assert tokenizer.decode([label for label in labels if label != -100]) == "Rest.<|im_end|>Drink water.<|im_end|>"
+    assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
+
+
+def test_a_pair_becomes_two_whole_conversations(tokenizer, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"prompt": "hi", "chosen": "Rest.", "rejected": "No."})
+    rows = pair_rows(tokenizer, path, 128)
+    header = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(rows.table["chosen_ids"][0].as_py()) == header + "Rest.<|im_end|>"
+    assert tokenizer.decode(rows.table["rejected_ids"][0].as_py()) == header + "No.<|im_end|>"
+
+
+def test_a_calibration_answer_is_read_as_the_chosen_answer_of_a_pair_is(tokenizer, tmp_path: Path) -> None:
+    answers = answer_rows(tokenizer, jsonl(tmp_path / "a.jsonl", {"messages": CHAT}), 128)
+    pair = {"messages": CHAT[:-1], "chosen": "Drink water.", "rejected": "No."}
+    pairs = pair_rows(tokenizer, jsonl(tmp_path / "b.jsonl", pair), 128)
+    assert answers.table["input_ids"][0] == pairs.table["chosen_ids"][0]
+
+
+def test_rows_that_are_too_long_are_left_out_and_said(capsys: pytest.CaptureFixture) -> None:
+    rows = build_rows([{"a": [1], "b": [1, 2, 3]}, {"a": [1], "b": [4]}], "x.jsonl", 2)
+    assert rows.table.to_pylist() == [{"a": [1], "b": [4]}] and rows.dropped == 1
+    assert "x.jsonl: left out 1 of 2 rows" in capsys.readouterr().out
+
+
+def test_no_row_that_fits_is_an_error() -> None:
+    with pytest.raises(DataError, match="every row is too long") as error:
+        build_rows([{"a": [1] * 9}, {"a": [1] * 5}], "x.jsonl", 4)
+    assert error.value.got == "2 rows of 5 tokens or more"
+
+
+def config_values(model: str, **training) -> dict:
+    return {"name": "x", "model": {"path": model}, "data": {"train": "missing.txt", "eval": "missing.txt"},
+            "training": {"max_length": 64} | training}
+
+
+def test_max_length_beyond_the_context_is_refused(model: str) -> None:
+    with pytest.raises(ConfigError, match="more than the model can read") as error:
+        checked_tokenizer(build_config(PretrainConfig, config_values(model, max_length=129)))
+    assert "128" in error.value.limit
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(model: str, tmp_path: Path) -> None:
+    save_tokenizer(tmp_path, vocab_size=330)
+    values = config_values(model)
+    values["model"]["tokenizer"] = str(tmp_path)
+    with pytest.raises(ModelError, match="does not belong to the model"):
+        checked_tokenizer(build_config(PretrainConfig, values))
+
+
+@pytest.mark.parametrize(
+    ("run", "config"), [(run_pretrain, PretrainConfig), (run_sft, SftConfig), (run_reward, RewardConfig)])
+def test_bad_input_fails_before_a_run_folder_is_made(run, config, model: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no data file"):
+        run(build_config(config, config_values(model)))
+    with pytest.raises(ModelError, match="no model at"):
+        run(build_config(config, config_values("nowhere")))
+    assert not list(tmp_path.iterdir())

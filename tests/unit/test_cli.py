@@ -1,0 +1,139 @@
+"""The command line: what it accepts, what it answers, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medrl import cli
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["pretrain", "sft", "reward", "ppo", "merge", "check", "demo", "config-docs"]
+HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy"]
+
+
+def medrl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "medrl", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Top-level modules in a process that ran `medrl …` to its end."""
+    code = (
+        "import atexit, json, sys\n"
+        "atexit.register(lambda: print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules}))))\n"
+        f"from medrl.cli import main\nmain({list(arguments)!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_help_names_every_command() -> None:
+    done = medrl("--help")
+    assert done.returncode == 0
+    assert all(f"\n    {name}" in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: medrl {command}" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy_not_even_pydantic() -> None:
+    assert not imported_by("--help") & {*HEAVY, "pydantic", "yaml", "rich"}
+
+
+def test_a_config_is_checked_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    path = tmp_path / "ppo.yaml"
+    path.write_text("name: x\nstepz: 3\n", encoding="utf-8")
+    modules = imported_by("ppo", str(path))
+    assert "pydantic" in modules
+    assert not modules & set(HEAVY)
+
+
+@pytest.mark.parametrize("arguments", [
+    ["ppo", "c.yaml", "--resume", "steps=3", "seed=1"],
+    ["ppo", "--resume", "c.yaml", "steps=3", "seed=1"],
+    ["ppo", "c.yaml", "steps=3", "--resume", "seed=1"],
+    ["ppo", "c.yaml", "steps=3", "seed=1", "--resume"],
+])
+def test_overrides_and_options_in_any_order(arguments: list[str]) -> None:
+    options = cli.parse(arguments)
+    assert (options.config, options.overrides, options.resume) == ("c.yaml", ["steps=3", "seed=1"], True)
+
+
+def test_merge_options() -> None:
+    options = cli.parse(["merge", "adapter", "--base", "b", "--out", "o", "--dtype", "bfloat16"])
+    assert (options.adapter, options.base, options.out, options.dtype) == ("adapter", "b", "o", "bfloat16")
+    assert cli.parse(["merge", "adapter", "--out", "o"]).dtype == "float32"
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["sft", "c.yaml", "--resume"], ["merge", "a"],
+    ["demo", "extra"],
+    ["merge", "a", "--out", "o", "--dtype", "float16"], ["demo", "--seed", "one"],
+])
+def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(arguments)
+    assert caught.value.code == 2
+    assert "usage: medrl" in capsys.readouterr().err
+
+
+def test_an_error_goes_to_stderr_with_its_remedy_and_its_exit_code() -> None:
+    done = medrl("ppo", "configs/demo/ppo.yaml", "algoritm.gamma=1", "--resume")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error: configs/demo/ppo.yaml: 1 problem\n  algoritm: unknown key; did you mean 'algorithm'?\n")
+
+
+def test_the_error_s_own_exit_code_counts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from medrl import errors
+
+    def fail(_options: object) -> None:
+        raise errors.TrainingError("loss is not finite", remedy="lower the learning rate")
+
+    monkeypatch.setattr(cli, "_config_docs", fail)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["config-docs"])
+    assert caught.value.code == 3
+    assert capsys.readouterr().err == "error: loss is not finite\n  remedy: lower the learning rate\n"
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_in_order_with_its_exit_code(signum: int, code: int) -> None:
+    program = (
+        "import time\nfrom medrl import cli\n"
+        "def work(_options):\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('freed', flush=True)\n"
+        "cli._config_docs = work\n"
+        "cli.main(['config-docs'])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert out == "freed\n"
+    assert "Traceback" not in err
+
+
+def test_config_docs_prints_the_reference() -> None:
+    from medrl.config.docs import config_reference
+
+    assert medrl("config-docs").stdout == config_reference()
