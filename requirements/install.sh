@@ -41,7 +41,7 @@ pip install -qq --require-hashes --requirement requirements/uv.txt
 say "installing the CPU build of PyTorch"
 # With pip, not uv: a machine may offer this build through pip's own settings.
 pip install -qq --no-deps --requirement requirements/torch-cpu.txt 2>/dev/null ||
-    pip install -qq --no-deps --requirement requirements/torch-cpu.txt --index-url https://download.pytorch.org/whl/cpu ||
+    pip install -qq --no-deps --requirement requirements/torch-cpu.txt --retries 1 --index-url https://download.pytorch.org/whl/cpu ||
     fail "no CPU build of PyTorch for Python ${wanted/ /.}: neither the default index nor PyTorch's own has it, or neither can be reached"
 
 say "installing the locked packages"

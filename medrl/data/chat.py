@@ -6,6 +6,7 @@ conversation it begins, as it is when the model generates: no token merges over 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -74,36 +75,34 @@ def _token_id(tokenizer, token: str) -> int:
     return tokenizer.convert_tokens_to_ids(token)
 
 
-def _end_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The special token that the template writes after an answer."""
-    answer = "An answer."
-    turns = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}]
-    text = _render(tokenizer, turns, header=False)
-    _, found_answer, after = text.rpartition(answer)
-    if not found_answer:
-        raise ConfigError("the chat template rewrites answers", remedy="use a template that writes answers as they are")
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    found = next((token for token in _encode(tokenizer, after) if token in special), None)
-    if found is None:
-        raise ConfigError(
-            "the chat template writes no special token after an answer: the model could not learn to stop",
-            remedy="end the assistant's turn with eos_token in chat_template.jinja",
-        )
-    return str(tokenizer.convert_ids_to_tokens(found))
+def _end_token(tokenizer) -> str:
+    """The special token that the template writes after the last answer."""
+    messages = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": "An answer."}]
+    text = _render(tokenizer, messages, header=False)
+    end = _end_after(_specials(tokenizer), text, text.rfind("An answer."), "An answer.")
+    return end[0]
 
 
 def _encode_turns(tokenizer, messages: Sequence[Message], *, header: bool) -> tuple[list[int], list[int]]:
     """Token ids of the rendered turns and the mask over the answers among them."""
     text = _render(tokenizer, messages, header=header)
-    end = _end_token(tokenizer)
+    specials = _specials(tokenizer)
     ids: list[int] = []
     mask: list[int] = []
     position = 0
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        start, stop = _answer_span(tokenizer, text, messages, index, end)
-        for piece, bit in ((text[position:start], 0), (text[start:stop], 1)):
+        before = _render(tokenizer, messages[:index], header=True)
+        if len(before) < position or not text.startswith(before):
+            raise ConfigError(
+                f"the chat template is not prefix-stable: it writes the turns before turn {index} differently "
+                "once the answer is there",
+                remedy="use a template that writes a turn the same way whatever follows it",
+            )
+        answer = message["content"].strip()
+        stop = _end_after(specials, text, text.find(answer, len(before)), answer).end()
+        for piece, bit in ((text[position : len(before)], 0), (text[len(before) : stop], 1)):
             tokens = _encode(tokenizer, piece)
             ids += tokens
             mask += [bit] * len(tokens)
@@ -112,23 +111,23 @@ def _encode_turns(tokenizer, messages: Sequence[Message], *, header: bool) -> tu
     return ids + tail, mask + [0] * len(tail)
 
 
-def _answer_span(tokenizer, text: str, messages: Sequence[Message], index: int, end: str) -> tuple[int, int]:
-    """Where in `text` the answer messages[index] starts (after its header) and stops (after its end token)."""
-    before = _render(tokenizer, messages[:index], header=True)
-    if not text.startswith(before):
+def _end_after(specials: re.Pattern[str], text: str, start: int, answer: str) -> re.Match[str]:
+    """The special token that follows `answer`, which stands at text[start:]; only white space may lie between."""
+    if start < 0:
+        raise ConfigError("the chat template rewrites answers", remedy="use a template that writes answers as they are")
+    end = specials.search(text, start + len(answer))
+    if end is None or text[start + len(answer) : end.start()].strip():
         raise ConfigError(
-            f"the chat template is not prefix-stable: it writes the turns before turn {index} differently "
-            "once the answer is there",
-            remedy="use a template that writes a turn the same way whatever follows it",
+            "the chat template writes no special token after an answer: the model could not learn to stop",
+            remedy="end the assistant's turn with eos_token in chat_template.jinja",
         )
-    content = text.find(messages[index]["content"].strip(), len(before))
-    stop = text.find(end, content + len(messages[index]["content"].strip())) if content >= 0 else -1
-    if stop < 0:
-        raise ConfigError(
-            f"the chat template rewrites the answer in turn {index}, or does not end it with {end}",
-            remedy="use a template that writes answers as they are",
-        )
-    return len(before), stop + len(end)
+    return end
+
+
+def _specials(tokenizer) -> re.Pattern[str]:
+    """Matches the text of any special token."""
+    tokens = {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
 
 def _render(tokenizer, messages: Sequence[Message], *, header: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ def run_demo(seed: int, output_dir: str, config_dir: str = "configs/demo") -> di
     again by hand with the very command that is printed. Raises WorkerError when a stage fails.
     """
     out, console = Path(output_dir), Console()
+    if (out / "merged").exists():  # the one folder that no stage moves aside
+        shutil.rmtree(out / "merged")
     seconds: dict[str, float] = {}
     with watch_memory() as peak:
         console.rule("a small medical world")
@@ -46,12 +49,15 @@ def run_demo(seed: int, output_dir: str, config_dir: str = "configs/demo") -> di
 
 def _paths(stage: str, out: Path) -> list[str]:
     """Overrides that move a stage's inputs and outputs from runs/demo to `out`."""
-    world, models = f"{out}/world", {"pretrain": "world/base", "sft": "pretrain/model", "reward": "sft/merged", "ppo": "sft/merged"}
+    models = {"pretrain": "world/base", "sft": "pretrain/model", "reward": "sft/merged", "ppo": "sft/merged"}
+    files = {
+        "pretrain": {"train": "pretrain.txt"},
+        "sft": {"train": "sft.jsonl", "eval": "sft_eval.jsonl"},
+        "reward": {"train": "pairs.jsonl", "eval": "pairs_eval.jsonl", "calibration": "sft_eval.jsonl"},
+        "ppo": {"prompts": "prompts.jsonl", "eval_prompts": "eval_prompts.jsonl"},
+    }
     overrides = [f"output_dir={out}", f"model.path={out}/{models[stage]}"]
-    files = {"pretrain": {"train": "pretrain.txt"}, "sft": {"train": "sft.jsonl", "eval": "sft_eval.jsonl"},
-             "reward": {"train": "pairs.jsonl", "eval": "pairs_eval.jsonl", "calibration": "sft_eval.jsonl"},
-             "ppo": {"prompts": "prompts.jsonl", "eval_prompts": "eval_prompts.jsonl"}}
-    overrides += [f"data.{key}={world}/{name}" for key, name in files[stage].items()]
+    overrides += [f"data.{key}={out}/world/{name}" for key, name in files[stage].items()]
     if stage == "ppo":
         overrides.append(f"reward.sources=[{{name: medical, model: {out}/reward/merged}}]")
     return overrides
@@ -64,57 +70,68 @@ def _medrl(console: Console, *arguments: str) -> float:
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "medrl", *arguments])
     if done.returncode:
-        raise WorkerError(f"medrl {arguments[0]} failed", got=f"exit code {done.returncode}", remedy="its error is printed above")
+        raise WorkerError(
+            f"medrl {arguments[0]} failed", got=f"exit code {done.returncode}", remedy="its error is printed above"
+        )
     return round(time.monotonic() - started, 1)
 
 
 def summarise(out: Path, seconds: dict[str, float], world: dict) -> dict:
     """The figures of the whole road, read from what the stages wrote."""
-    reports = {stage: json.loads((out / stage / "report.json").read_text()) for stage in ("pretrain", "sft", "reward")}
-    ppo = json.loads((out / "ppo/summary.json").read_text())
+    reports = {stage: _read(out / stage / "report.json") for stage in ("pretrain", "sft", "reward")}
+    ppo = _read(out / "ppo/summary.json")
     steps = [json.loads(line) for line in (out / "ppo/metrics.jsonl").read_text().splitlines()]
-    merge = json.loads((out / "merged/merge.json").read_text())
     before, after = ppo["evaluation_before"], ppo["evaluation_after"]
+    kl = [step["rollout/kl_sum_mean"] for step in steps]
     return {
         "versions": library_versions(),
         "engines": ppo["engines"],
         "world": world,
-        "stages": {name: {k: v for k, v in report.items() if isinstance(v, int | float)} for name, report in reports.items()},
+        "stages": {
+            name: {key: value for key, value in report.items() if isinstance(value, int | float)}
+            for name, report in reports.items()
+        },
         "reward_model_pair_accuracy": reports["reward"]["accuracy"],
         "ppo": {
-            "held_out_reward_before": before["score_mean"], "held_out_reward_after": after["score_mean"],
+            "held_out_reward_before": before["score_mean"],
+            "held_out_reward_after": after["score_mean"],
             "held_out_reward_std_before": before["score_std"],
             "gain_in_sft_deviations": (after["score_mean"] - before["score_mean"]) / before["score_std"],
-            "mean_kl": sum(s["rollout/kl_sum_mean"] for s in steps) / len(steps), "last_kl": steps[-1]["rollout/kl_sum_mean"],
-            "length_before": before["length_mean"], "length_after": after["length_mean"],
-            "distinct_2_before": before["distinct_2"], "distinct_2_after": after["distinct_2"],
-            "ended_before": before["ended_fraction"], "ended_after": after["ended_fraction"],
+            "mean_kl": sum(kl) / len(kl),
+            "last_kl": kl[-1],
+            **{f"{name}_before": before[name] for name in ("length_mean", "distinct_2", "ended_fraction")},
+            **{f"{name}_after": after[name] for name in ("length_mean", "distinct_2", "ended_fraction")},
         },
-        "merge_check": merge,
+        "merge_check": _read(out / "merged/merge.json"),
         "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
     }
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _show(console: Console, out: Path, summary: dict) -> None:
     """Answers before and after, side by side, then the figures."""
     rows = [json.loads(line) for line in (out / "ppo/samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    first, last = 0, max(row["step"] for row in rows)
-    before = {row["prompt_id"]: row for row in rows if row["step"] == first}
+    before = {row["prompt_id"]: row for row in rows if row["step"] == 0}
+    last = max(row["step"] for row in rows)
     after = {row["prompt_id"]: row for row in rows if row["step"] == last and row["prompt_id"] in before}
-    table = Table("question", "after SFT", "after PPO", title="held-out questions", show_lines=True)
+    answers = Table("question", "after SFT", "after PPO", title="held-out questions", show_lines=True)
     for prompt_id in list(after)[:SHOWN_ANSWERS]:
-        b, a = before[prompt_id], after[prompt_id]
-        table.add_row(b["messages"][-1]["content"], f"{b['answer']}\n[{b['score']:+.2f}]", f"{a['answer']}\n[{a['score']:+.2f}]")
-    console.print(table)
+        pair = (before[prompt_id], after[prompt_id])
+        question = pair[0]["messages"][-1]["content"]
+        answers.add_row(question, *(f"{row['answer']}\n[{row['score']:+.2f}]" for row in pair))
+    console.print(answers)
     p = summary["ppo"]
+    reward = f"{p['held_out_reward_before']:+.2f} → {p['held_out_reward_after']:+.2f}"
     figures = Table("figure", "value", title="summary")
-    for name, value in (("reward model, held-out pairs", f"{summary['reward_model_pair_accuracy']:.3f}"),
-                        ("held-out reward", f"{p['held_out_reward_before']:+.2f} → {p['held_out_reward_after']:+.2f} "
-                                            f"({p['gain_in_sft_deviations']:+.2f} deviations)"),
-                        ("mean KL", f"{p['mean_kl']:.2f}"), ("answer length", f"{p['length_before']:.1f} → {p['length_after']:.1f} tokens"),
-                        ("distinct-2", f"{p['distinct_2_before']:.3f} → {p['distinct_2_after']:.3f}"),
-                        ("peak memory", f"{summary['peak_memory_gib']:.1f} GiB"),
-                        ("seconds", ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()))):
-        figures.add_row(name, value)
+    figures.add_row("reward model, held-out pairs", f"{summary['reward_model_pair_accuracy']:.3f}")
+    figures.add_row("held-out reward", f"{reward} ({p['gain_in_sft_deviations']:+.2f} deviations)")
+    figures.add_row("mean KL", f"{p['mean_kl']:.2f}")
+    figures.add_row("answer length", f"{p['length_mean_before']:.1f} → {p['length_mean_after']:.1f} tokens")
+    figures.add_row("distinct-2", f"{p['distinct_2_before']:.3f} → {p['distinct_2_after']:.3f}")
+    figures.add_row("peak memory", f"{summary['peak_memory_gib']:.1f} GiB")
+    figures.add_row("seconds", ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
     console.print(figures)
     console.print(f"everything is in {out}; figures in {out}/summary.json")

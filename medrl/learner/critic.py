@@ -75,7 +75,7 @@ class DeepSpeedCritic:
 
 
 def load_value_model(config: PpoConfig) -> ScalarModel:
-    """The critic before training: the first reward model with its calibrated head, or the policy with a zero head.
+    """The critic before training: the first reward model, scaled as its scores are, or the policy with a zero head.
 
     Raises ConfigError if the reward model reads another tokenizer than the policy writes.
     """
@@ -83,13 +83,17 @@ def load_value_model(config: PpoConfig) -> ScalarModel:
     shared = {"attn_implementation": policy.attn_implementation, "trust_remote_code": policy.trust_remote_code}
     if config.critic.init == "policy":
         return ScalarModel.from_causal(policy.path, policy.dtype, **shared)
-    path = next(source.model for source in config.reward.sources if source.model)
+    path, weight = next((source.model, source.weight) for source in config.reward.sources if source.model)
     if not _same_tokenizer(policy, policy.model_copy(update={"path": path, "tokenizer": None})):
         raise ConfigError(
             "critic.init reward needs a reward model with the policy's tokenizer",
             limit=f"the tokenizer of {policy.path}", got=f"another one in {path}", remedy="set critic.init: policy")
     calibration = load_calibration(path) if config.algorithm.reward.calibrate else None
-    return ScalarModel.from_reward(path, policy.dtype, calibration, **shared)
+    model = ScalarModel.from_reward(path, policy.dtype, calibration, **shared)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.mul_(weight)
+    return model
 
 
 def _same_tokenizer(a: ModelConfig, b: ModelConfig) -> bool:

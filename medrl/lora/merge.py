@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ FP32_BOUND = 1e-4  # largest change of a probe's log-prob or score by merging
 BF16_BOUND = 0.05  # mean change by rounding the merged weights to bfloat16
 
 
+REPORT_FILE = "merge.json"
+
+
 def merge_adapter(adapter_dir: str, base_dir: str, out_dir: str, dtype: DType = "float32") -> dict[str, Any]:
-    """Write base + adapter as a plain model directory `out_dir` and return what was checked.
+    """Write base + adapter as a plain model directory `out_dir`; what was checked goes to merge.json and is returned.
 
     A causal LM stays one; a reward model's adapter gives an AutoModelForSequenceClassification directory, its
     calibration.json carried along. Tokenizer and chat template come from the adapter's directory if it has them, else
@@ -53,7 +57,10 @@ def merge_adapter(adapter_dir: str, base_dir: str, out_dir: str, dtype: DType = 
         if (adapter / CALIBRATION_FILE).is_file():
             shutil.copy(adapter / CALIBRATION_FILE, work)
         report |= _check_saved(work, merged, adapted, scalar, dtype)
-    return {"modules": modules, "base_verified": known_base, "untied_embeddings": untied, "dtype": dtype, **report}
+        facts = {"modules": modules, "base_verified": known_base, "untied_embeddings": untied, "dtype": dtype}
+        report = facts | report
+        (work / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
 
 
 def _is_scalar(adapter: Path, config: dict) -> bool:

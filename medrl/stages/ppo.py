@@ -15,7 +15,7 @@ from medrl.run_dir import create_run_dir, write_json
 from medrl.stages.ppo_evaluation import evaluate, sample_rows
 from medrl.stages.ppo_inputs import PpoInputs, prepare, rollout_requests
 from medrl.stages.ppo_proofs import check_kl_limit, check_reference, check_start
-from medrl.stages.ppo_state import LoopState
+from medrl.stages.ppo_state import LoopState, find_checkpoint
 from medrl.timer import Timer
 from medrl.tracking.base import Tracker, open_tracker
 from medrl.types import SyncReport
@@ -33,14 +33,14 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
     """
     started = time.monotonic()
     inputs = prepare(config)
+    found = find_checkpoint(config) if resume else None
     run_dir = create_run_dir(config, keep=resume)
     state = LoopState(inputs.prompts, make_kl_controller(config.algorithm.kl))
     interrupts = Interrupts()
     with launch_workers(config, inputs.launch) as workers, interrupts.installed():
-        resumed = resume and state.restore(config, workers)
-        with open_tracker(
-            config.tracking, run_dir, config.steps, resume_step=state.step if resumed else None
-        ) as tracker:
+        if found:
+            state.restore(found, workers)
+        with open_tracker(config.tracking, run_dir, config.steps, resume_step=state.step if found else None) as tracker:
             try:
                 metrics = train(config, inputs, state, workers, tracker, interrupts)
             except Interrupted as interrupt:

@@ -19,6 +19,30 @@ from medrl.workers.launch import Workers
 FREE_KEYS = ("output_dir", "name", "ray", "checkpoint", "evaluation", "tracking", "timeouts")
 
 
+Found = tuple[int, Path, dict]  # step, folder and meta of a complete checkpoint
+
+
+def find_checkpoint(config: PpoConfig, report: Callable[[str], None] = print) -> Found | None:
+    """The newest complete checkpoint of this run, before any worker starts; None when there is none.
+
+    Raises CheckpointError when it belongs to another config, ConfigError when nothing is left to do.
+    """
+    found = checkpoint.latest(checkpoint_root(config))
+    if found is None:
+        report(f"no checkpoint under {checkpoint_root(config)}: starting from step 0")
+        return None
+    step, path, meta = found
+    checkpoint.check_config(meta["config"], config_fingerprint(config))
+    if step >= config.steps:
+        raise ConfigError(
+            f"the run is complete: its newest checkpoint is of step {step}",
+            limit=f"a checkpoint before step {config.steps}",
+            remedy="nothing is left to do; train on by starting a new run from its merged model",
+        )
+    report(f"continuing after step {step} from {path}")
+    return found
+
+
 @dataclass
 class LoopState:
     """What the controller knows after a whole number of steps."""
@@ -51,27 +75,14 @@ class LoopState:
         meta = self._snapshot | {"config": config_fingerprint(config)}
         return checkpoint.save(checkpoint_root(config), self.step, write, config.checkpoint.keep_last, meta)
 
-    def restore(self, config: PpoConfig, workers: Workers, report: Callable[[str], None] = print) -> bool:
-        """Continue from the newest complete checkpoint; False when there is none."""
-        found = checkpoint.latest(checkpoint_root(config))
-        if found is None:
-            report(f"no checkpoint under {checkpoint_root(config)}: starting from step 0")
-            return False
+    def restore(self, found: Found, workers: Workers) -> None:
+        """Continue from a checkpoint of this run."""
         step, path, meta = found
-        if step >= config.steps:
-            raise ConfigError(
-                f"the run is complete: its newest checkpoint is of step {step}",
-                limit=f"a checkpoint before step {config.steps}",
-                remedy="nothing is left to do; train on by starting a new run from its merged model",
-            )
-        checkpoint.check_config(meta["config"], config_fingerprint(config))
         gather(workers.policy.load(str(path / "policy")), workers.critic.load(str(path / "critic")))
         self.prompts.load(meta["prompts"])
         self.kl.load(meta["kl"])
         self.evaluation_before, self.canary, self.canary_tolerance = meta["evaluation_before"], meta["canary"], 1e-5
         self.complete(step)
-        report(f"continuing after step {step} from {path}")
-        return True
 
     def export(self, config: PpoConfig) -> Path:
         """Copy the newest checkpoint's trained part to <run>/adapter (LoRA) or <run>/model; returns that folder."""

@@ -175,6 +175,8 @@ def test_kill_at_every_moment_of_saving(tmp_path: Path) -> None:
         for name in ("policy/weights", "policy/optimizer", "rng"):
             assert (path / name).read_bytes() == bytes([step]) * 300_000
         survivors.append(step)
+        for every in (tmp_path / str(number)).glob("step-*"):
+            checkpoint.load_meta(every)  # what bears a checkpoint's name is one
     assert survivors == sorted(survivors) and set(survivors) == {1, 2}  # the old one until the new one is whole
 
 

@@ -6,8 +6,8 @@ plays no part in it. The vocabulary has 12 tokens and an answer at most 5, its e
 
 Two notions of good, both strangers to the walk:
 - `plain`: steps up, and a start at the prompt's first letter.
-- `conditional`: steps up if the control word is plus, steps down if it is minus. No policy that ignores the prompt
-  can gain from it.
+- `conditional`: late letters (d e f) if the control word is plus, early ones (a b c) if it is minus, the others count
+  against. What a policy says without regard to the prompt is worth nothing on average.
 """
 
 from __future__ import annotations
@@ -96,16 +96,17 @@ def gold(task: str, prompt: str, answer: Answer) -> float:
     control, first, *_ = prompt.split()
     places = [LETTERS.index(word) for word in answer.words if word in LETTERS]
     steps = [(b - a) % len(LETTERS) for a, b in zip(places, places[1:], strict=False)]
-    rise = steps.count(1) - steps.count(len(LETTERS) - 1)
     faults = 2.0 * (not answer.ended) + 2.0 * (len(answer.words) - len(places)) + 1.0 * (not places)
     if task == "conditional":
-        return rise * (1 if control == "plus" else -1) - faults
+        late = sum(1 if place >= 3 else -1 for place in places)
+        return late * (1 if control == "plus" else -1) - faults
+    rise = steps.count(1) - steps.count(len(LETTERS) - 1)
     return rise + 1.5 * (answer.words[:1] == (first,)) - faults
 
 
 def make_pair(task: str, prompt: str, rng: np.random.Generator) -> tuple[Answer, Answer]:
     """(chosen, rejected): two answers of different worth, from the grammar and from outside it."""
     while True:
-        a, b = (walk(prompt, rng) if rng.random() < 0.6 else stray(rng) for _ in range(2))
+        a, b = (walk(prompt, rng) if rng.random() < 0.75 else stray(rng) for _ in range(2))
         if gold(task, prompt, a) != gold(task, prompt, b):
             return (a, b) if gold(task, prompt, a) > gold(task, prompt, b) else (b, a)

@@ -104,7 +104,7 @@ def run_ranks(tmp_path_factory):
             for rank in range(world)
         ]
         try:
-            codes = [process.wait(timeout=560) for process in ranks]
+            codes = [process.wait(timeout=1100) for process in ranks]
         finally:
             for process in ranks:
                 process.kill()
@@ -117,6 +117,7 @@ def run_ranks(tmp_path_factory):
 STAGES = (0, 2, 3)
 FULL_BATCH = 32  # one micro-batch a rank
 PROBE = (5, 17, 300, 42, 8, 99)
+TARGET_KL = 0.004  # `experience` is further from the policy than that, an update on `on_policy` stays within
 
 
 @pytest.fixture(scope="session")
@@ -125,57 +126,73 @@ def checkpoints(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tasks(make_config, experience, on_policy, checkpoints):
-    """What every group of ranks is asked to do, at one ZeRO stage and micro-batch size."""
+def learn(make_config, experience, checkpoints):
+    """The tasks whose results must not depend on ranks, micro-batches and ZeRO stage."""
 
-    def build(stage: int, micro_batch_size: int, tag: str) -> dict[str, tuple]:
-        broken = replace(experience, advantages=np.where(experience.response_mask, np.nan, 0).astype(np.float32))
-        huge = replace(experience, advantages=np.float32(3e38) * np.sign(experience.advantages))
-        shape = {"zero_stage": stage, "micro_batch_size": micro_batch_size}
-        folder = str(checkpoints / f"{tag}-{stage}")
+    def build(stage: int, micro_batch_size: int) -> dict[str, tuple]:
+        shape, folder = {"zero_stage": stage, "micro_batch_size": micro_batch_size}, f"{checkpoints}/{stage}"
         policy_calls = [
             ("parameters", ()), ("logprobs", (experience,)), ("update", (experience, 0.1, 3)), ("parameters", ()),
-            ("export_weights", (PROBE,)), ("ref_logprobs", (experience,)), ("save", (f"{folder}/policy",)),
-            ("update", (experience, 0.2, 4)), ("parameters", ()), ("describe", ()),
+            ("export_weights", (PROBE,)), ("ref_logprobs", (experience,)),
         ]
+        policy_again = [("save", (f"{folder}/policy",)), ("update", (experience, 0.2, 4)), ("parameters", ())]
         critic_calls = [
             ("parameters", ()), ("values", (experience,)), ("update", (experience, 3)), ("parameters", ()),
             ("save", (f"{folder}/critic",)), ("update", (experience, 4)), ("parameters", ()),
         ]
-        guards = [("parameters", ()), ("update", (broken, 0.1, 3)), ("parameters", ()), ("update", (on_policy, 0.1, 3)),
-                  ("parameters", ())]
         return {
-            "policy": ("policy", make_config(**shape), policy_calls),
-            "full": ("policy", make_config(lora=False, **shape), [*policy_calls[:6], ("save", (f"{folder}/full",))]),
+            "policy": ("policy", make_config(**shape), policy_calls + policy_again),
+            "full": ("policy", make_config(lora=False, **shape), [*policy_calls, ("save", (f"{folder}/full",))]),
             "critic": ("critic", make_config(**shape), critic_calls),
-            "critic-full": ("critic", make_config(critic={"lora": None}, **shape), critic_calls[:4]),
-            "critic-policy": ("critic", make_config(critic={"init": "policy"}, **shape), critic_calls[1:2]),
-            "canary": ("policy", make_config(algorithm={"epochs": 1, "mini_batches": 1}, **shape),
-                       [("reference_canary", ()), *[("update", (experience, 0.1, 3))] * 10, ("reference_canary", ())]),
-            "undisturbed": ("policy", make_config(**shape), [("update", (on_policy, 0.1, 3)), ("parameters", ())]),
-            "broken": ("policy", make_config(**shape), guards),
-            "huge": ("policy", make_config(**shape), [guards[0], ("update", (huge, 0.1, 3)), guards[2]]),
-            "stopped": ("policy", make_config(algorithm={"target_kl": 0.004}, **shape),
-                        [guards[0], ("update", (experience, 0.1, 3)), *guards[2:]]),
-            "checkpointed": ("policy", make_config(gradient_checkpointing=True, **shape),
-                             [("update", (on_policy, 0.1, 3)), ("parameters", ())]),
-            "half": ("policy", make_config(dtype="bfloat16", **shape),
-                     [("logprobs", (experience,)), ("ref_logprobs", (experience,)), ("update", (experience, 0.1, 3)),
-                      ("parameters", ())]),
-            "half-full": ("policy", make_config(dtype="bfloat16", lora=False, **shape),
-                          [("parameters", ()), ("update", (experience, 0.1, 3)), ("parameters", ())]),
         }
 
     return build
 
 
 @pytest.fixture(scope="session")
-def two_ranks(run_ranks, tasks) -> list[dict[str, list]]:
-    """Two ranks × four micro-batches (rank 1's last a stand-in), at every ZeRO stage: [rank]["0-policy"][call]."""
-    return run_ranks(2, {f"{stage}-{name}": task for stage in STAGES for name, task in tasks(stage, 1, "two").items()})
+def guard(make_config, experience, on_policy):
+    """The tasks in which something goes wrong, or must not change."""
+
+    def build(stage: int) -> dict[str, tuple]:
+        shape = {"zero_stage": stage, "micro_batch_size": 1}
+        config = make_config(algorithm={"target_kl": TARGET_KL}, **shape)
+        broken = replace(experience, advantages=np.where(experience.response_mask, np.nan, 0).astype(np.float32))
+        huge = replace(experience, advantages=np.float32(3e38) * np.sign(experience.advantages))
+        parameters, good = ("parameters", ()), ("update", (on_policy, 0.1, 3))
+        half = [("logprobs", (experience,)), ("ref_logprobs", (experience,)), good, parameters]
+        return {
+            "undisturbed": ("policy", config, [good, parameters]),
+            "disturbed": ("policy", config, [
+                parameters, ("update", (broken, 0.1, 3)), parameters, ("update", (experience, 0.1, 3)), parameters,
+                good, parameters, ("update", (replace(huge, logprobs=on_policy.logprobs), 0.1, 3)), parameters]),
+            "canary": ("policy", make_config(algorithm={"epochs": 1, "mini_batches": 1}, **shape),
+                       [("reference_canary", ()), *[("update", (experience, 0.1, 3))] * 10, ("reference_canary", ())]),
+            "checkpointed": ("policy", make_config(gradient_checkpointing=True, **shape), [good, parameters]),
+            "half": ("policy", make_config(dtype="bfloat16", **shape), half),
+            "half-full": ("policy", make_config(dtype="bfloat16", lora=False, **shape), [parameters, good, parameters]),
+        }
+
+    return build
 
 
 @pytest.fixture(scope="session")
-def one_rank(run_ranks, tasks) -> dict[str, list]:
-    """One rank × one micro-batch, ZeRO 0."""
-    return run_ranks(1, tasks(0, FULL_BATCH, "one"))[0]
+def two_ranks(run_ranks, learn, guard) -> list[dict[str, list]]:
+    """Two ranks × four micro-batches (rank 1's last a stand-in), at every ZeRO stage: [rank]["0-policy"][call]."""
+    return run_ranks(2, {
+        f"{stage}-{name}": task for stage in STAGES for name, task in (learn(stage, 1) | guard(stage)).items()})
+
+
+@pytest.fixture(scope="session")
+def one_rank(run_ranks, two_ranks, learn, make_config, checkpoints, tmp_path_factory) -> dict[str, list]:
+    """One rank × one micro-batch, ZeRO 0; and attempts to restore what `two_ranks` saved."""
+    shape = {"micro_batch_size": FULL_BATCH}
+    first_calls = {name: (role, config, calls[:4]) for name, (role, config, calls) in learn(0, FULL_BATCH).items()}
+    critic_calls = first_calls["critic"][2]
+    restore = [("load", (f"{checkpoints}/0/policy",))]
+    return run_ranks(1, first_calls | {
+        "critic-full": ("critic", make_config(critic={"lora": None}, **shape), critic_calls),
+        "critic-policy": ("critic", make_config(critic={"init": "policy"}, **shape), critic_calls[1:2]),
+        "fewer ranks": ("policy", make_config(**shape), restore),
+        "other stage": ("policy", make_config(zero_stage=2, **shape), restore),
+        "nothing": ("critic", make_config(**shape), [("load", (str(tmp_path_factory.mktemp("empty")),))]),
+    })[0]

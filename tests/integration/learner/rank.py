@@ -40,7 +40,7 @@ def answer(learner, method: str, arguments: tuple):
 
 def main(job: str, rank: str, world: str, port: str, out: str) -> None:
     torch.set_num_threads(1)
-    init_process(int(rank), int(world), "127.0.0.1", int(port), 120.0)
+    init_process(int(rank), int(world), "127.0.0.1", int(port), 600.0)
     results = {}
     for name, (role, config, calls) in pickle.loads(Path(job).read_bytes()).items():
         try:

@@ -8,7 +8,9 @@ import torch
 
 from medrl.errors import ConfigError, MedrlError, TrainingError
 
-STAGES = (0, 2, 3)
+from .conftest import STAGES, TARGET_KL
+
+pytestmark = pytest.mark.timeout(1200)  # the first test of the session waits for all ranks
 
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -47,36 +49,36 @@ def test_every_rank_reports_the_same(two_ranks, task, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_recomputed_activations_change_nothing(one_rank, two_ranks, stage):
-    plain = one_rank["undisturbed"][1]
-    for recomputed in (one_rank["checkpointed"][1], two_ranks[0][f"{stage}-checkpointed"][1]):
-        assert distance(recomputed, plain) <= 1e-5 * size(plain)
+def test_recomputed_activations_change_nothing(two_ranks, stage):
+    plain, recomputed = (two_ranks[0][f"{stage}-{task}"][1] for task in ("undisturbed", "checkpointed"))
+    assert distance(recomputed, plain) <= 1e-5 * size(plain)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_loss_that_is_not_finite_stops_all_ranks_and_leaves_no_trace(two_ranks, stage):
+def test_what_is_not_finite_stops_all_ranks_before_parameters_change(two_ranks, stage):
     for rank in two_ranks:
-        before, error, after, _, resumed = rank[f"{stage}-broken"]
-        assert isinstance(error, TrainingError) and "loss" in str(error)
-        assert equal(before, after)
-        assert equal(resumed, rank[f"{stage}-undisturbed"][1])
+        start, loss_error, after_loss, *_, before_norm, norm_error, after_norm = rank[f"{stage}-disturbed"]
+        assert isinstance(loss_error, TrainingError) and "loss" in loss_error.message
+        assert equal(start, after_loss)
+        assert isinstance(norm_error, TrainingError)
+        assert equal(before_norm, after_norm)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_gradient_norm_that_is_not_finite_stops_all_ranks_before_parameters_change(two_ranks, stage):
+def test_the_early_stop_takes_no_further_step(two_ranks, stage):
     for rank in two_ranks:
-        before, error, after = rank[f"{stage}-huge"]
-        assert isinstance(error, TrainingError)
+        _, _, before, metrics, after, *_ = rank[f"{stage}-disturbed"]
+        assert metrics["approx_kl"] > TARGET_KL and metrics["optimizer_steps"] == 0
         assert equal(before, after)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_early_stop_takes_no_further_step_and_leaves_no_trace(two_ranks, stage):
+def test_a_discarded_mini_batch_leaves_no_trace_in_the_next_update(two_ranks, stage):
     for rank in two_ranks:
-        before, metrics, after, _, resumed = rank[f"{stage}-stopped"]
-        assert metrics["approx_kl"] > 0.004 and metrics["optimizer_steps"] == 0
-        assert equal(before, after)
-        assert equal(resumed, rank[f"{stage}-undisturbed"][1])
+        metrics, parameters = rank[f"{stage}-undisturbed"]
+        *_, same_metrics, same_parameters, _, _ = rank[f"{stage}-disturbed"]
+        assert metrics["optimizer_steps"] == 4 and same_metrics == metrics
+        assert equal(parameters, same_parameters)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -84,7 +86,7 @@ def test_the_canary_is_bit_identical_after_ten_updates(two_ranks, stage):
     for rank in two_ranks:
         before, *metrics, after = rank[f"{stage}-canary"]
         assert before == after and len(before) > 10
-        assert metrics[-1]["approx_kl"] > metrics[0]["approx_kl"]  # while the policy moved
+        assert metrics[-1]["approx_kl"] != pytest.approx(metrics[0]["approx_kl"], rel=1e-2)  # while the policy moved
 
 
 @pytest.mark.parametrize("stage", STAGES)

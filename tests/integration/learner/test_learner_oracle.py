@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+pytestmark = pytest.mark.timeout(1200)  # the first test of the session waits for all ranks
+
 BETA, SEED, TEMPERATURE, ENTROPY_COEF = 0.1, 3, 0.7, 0.01
 EPSILON, VALUE_CLIP = 0.2, 0.2
 

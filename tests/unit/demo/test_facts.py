@@ -22,7 +22,7 @@ def test_every_condition_says_the_same_things_in_both_languages(conditions):
     for condition in conditions:
         zh, en = condition.facts["zh"], condition.facts["en"]
         for key in ("symptoms", "care", "red_flags"):
-            assert len(getattr(zh, key)) == len(getattr(en, key)) >= 3, (condition.id, key)
+            assert len(getattr(zh, key)) == len(getattr(en, key)) >= 2, (condition.id, key)
             assert len(set(getattr(en, key))) == len(getattr(en, key)), (condition.id, key)
 
 

@@ -41,23 +41,18 @@ def test_merged_equals_adapter_on(family, model_dir, tmp_path):
     assert type(merged).__name__ == json.loads((tmp_path / "adapter/medrl_adapter.json").read_text())["base_class"]
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"rslora": True},
-        {"dora": True},
-        {"modules_to_save": ["lm_head"]},
-        {"targets": ["lm_head", "attention"]},
-        {"targets": ["model.embed_tokens", "attention"]},
-        {"targets": ["model.embed_tokens", "lm_head"]},
-        {"modules_to_save": ["model.embed_tokens", "lm_head"]},
-        {"init": "pissa"},
-        {"init": "olora"},
-        {"bias": "all"},
-    ],
-    ids=lambda v: "-".join(f"{k}={x}" for k, x in v.items()),
-)
+ANYWHERE = [{"rslora": True}, {"dora": True}, {"init": "pissa"}, {"init": "olora"}, {"bias": "all"}]
+AT_THE_ENDS = [
+    {"modules_to_save": ["lm_head"]},
+    {"targets": ["lm_head", "attention"]},
+    {"targets": ["model.embed_tokens", "attention"]},
+    {"targets": ["model.embed_tokens", "lm_head"]},
+    {"modules_to_save": ["model.embed_tokens", "lm_head"]},
+]
+KINDS = [(v, tied) for v in AT_THE_ENDS for tied in (True, False)] + [(v, i % 2 == 0) for i, v in enumerate(ANYWHERE)]
+
+
+@pytest.mark.parametrize("values,tied", KINDS, ids=lambda v: str(v))
 def test_every_kind_of_adapter_tied_and_untied(values, tied, model_dir, tmp_path):
     base = model_dir("qwen3", tie_word_embeddings=tied)
     model = adapted(base, **values)
