@@ -11,8 +11,8 @@ unset PYTHONPATH VIRTUAL_ENV
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 echo "installing ${wheel##*/}[cpu]"
-"$folder/venv/bin/pip" install -qq "$wheel[cpu]" 2>/dev/null ||
-    "$folder/venv/bin/pip" install -qq "$wheel[cpu]" --extra-index-url https://download.pytorch.org/whl/cpu
+"$folder/venv/bin/pip" install -qq --no-compile "$wheel[cpu]" 2>/dev/null ||
+    "$folder/venv/bin/pip" install -qq --no-compile "$wheel[cpu]" --extra-index-url https://download.pytorch.org/whl/cpu
 # Where these came as CUDA builds, medrl says so and names this remedy.
 "$folder/venv/bin/pip" uninstall -qq --yes torchvision torchaudio torchcodec
 

@@ -7,17 +7,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import ray
+
 from medrl.config.common import RayConfig
 from medrl.errors import WorkerError
 
-# Ray reads these when it is imported, so they must be in place before that. Token authentication stays on unless
-# the user said otherwise; the warning-free defaults below never override what is set.
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-
-import ray  # noqa: E402
+# Ray reads these when a cluster or a training run starts. What the user has set stays. RAY_AUTH_MODE is left to Ray on
+# purpose: unset, a local cluster gets token authentication; set after `import ray`, driver and cluster would disagree.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+}
 
 
 @contextmanager
@@ -33,13 +34,15 @@ def connect(config: RayConfig, cpus: float = 1.0) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             logical = config.num_cpus or max(os.cpu_count() or 1, int(-(-cpus // 1)))
-            ray.init(num_cpus=logical, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(num_cpus=logical, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise WorkerError(
             "cannot connect to Ray",

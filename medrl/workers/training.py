@@ -25,6 +25,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from medrl.config.common import ModelConfig
 from medrl.errors import TrainingError
@@ -145,6 +146,7 @@ def _save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str,
             else:
                 save_adapter(model, job.adapter)
                 tokenizer.save_pretrained(job.adapter)
+    unset_hf_deepspeed_config()  # under ZeRO 3 it would shard every model that is loaded from here on
     if dist.get_rank() == 0 and job.config.lora is not None:
         merged = merge_adapter(str(job.adapter), job.config.model.path, str(job.model), job.config.model.dtype)
     dist.barrier()
