@@ -114,9 +114,9 @@ def _read(path: Path) -> dict:
 def _show(console: Console, out: Path, summary: dict) -> None:
     """Answers before and after, side by side, then the figures."""
     rows = [json.loads(line) for line in (out / "ppo/samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    before = {row["prompt_id"]: row for row in rows if row["step"] == 0}
-    last = max(row["step"] for row in rows)
-    after = {row["prompt_id"]: row for row in rows if row["step"] == last and row["prompt_id"] in before}
+    held_out = [row for row in rows if row["kind"] == "held-out"]
+    last = max(row["step"] for row in held_out)
+    before, after = ({row["prompt_id"]: row for row in held_out if row["step"] == step} for step in (0, last))
     answers = Table("question", "after SFT", "after PPO", title="held-out questions", show_lines=True)
     for prompt_id in list(after)[:SHOWN_ANSWERS]:
         pair = (before[prompt_id], after[prompt_id])

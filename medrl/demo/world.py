@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from medrl.demo import corpus
-from medrl.demo.facts import load_conditions
+from medrl.demo.facts import Condition, load_conditions
 from medrl.demo.tokenizer import PAD, TURN_END, train_tokenizer
 
 
@@ -35,7 +35,7 @@ def build_world(out_dir: str | Path, seed: int) -> dict[str, int]:
     (out_dir / "pretrain.txt").write_text("\n\n".join(passages) + "\n", encoding="utf-8")
     for name, items in rows.items():
         _write_jsonl(out_dir / f"{name}.jsonl", items)
-    tokenizer = train_tokenizer(passages)
+    tokenizer = train_tokenizer(passages, _names(conditions))
     model = random_model(tokenizer, seed)
     tokenizer.save_pretrained(out_dir / "base")
     model.save_pretrained(out_dir / "base")
@@ -46,6 +46,14 @@ def build_world(out_dir: str | Path, seed: int) -> dict[str, int]:
         "pretrain_tokens": sum(len(ids) for ids in tokenizer(passages)["input_ids"]),
         "parameters": model.num_parameters(),
     }
+
+
+def _names(conditions: Sequence[Condition]) -> list[str]:
+    """The names of all conditions as they stand in text: inside a Chinese or English sentence, and at its start."""
+    names = [condition.facts["zh"].name for condition in conditions]
+    for english in (condition.facts["en"].name for condition in conditions):
+        names += [f" {english}", english[0].upper() + english[1:]]
+    return names
 
 
 def random_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:

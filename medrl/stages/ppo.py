@@ -34,7 +34,7 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
     started = time.monotonic()
     inputs = prepare(config)
     found = find_checkpoint(config) if resume else None
-    run_dir = create_run_dir(config, keep=resume)
+    run_dir = create_run_dir(config, keep=found is not None)
     state = LoopState(inputs.prompts, make_kl_controller(config.algorithm.kl))
     interrupts = Interrupts()
     with launch_workers(config, inputs.launch) as workers, interrupts.installed():
@@ -123,7 +123,7 @@ def train(
             metrics |= named("sync", sync_metrics(reports)) | named("eval", evaluation) | named("time", timer.seconds)
             metrics["rollout/tokens_per_second"] = float(batch.lengths.sum()) / timer.seconds["generate"]
             tracker.log(step, metrics)
-            tracker.log_samples(step, sample_rows(completions, texts, scores)[:SAMPLE_ROWS])
+            tracker.log_samples(step, sample_rows(completions, texts, scores, "rollout")[:SAMPLE_ROWS])
             if due(step, config.checkpoint.every, config.steps):
                 check_reference(state, w)
                 state.save(config, w)

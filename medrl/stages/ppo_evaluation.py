@@ -23,7 +23,7 @@ def evaluate(config: PpoConfig, inputs: PpoInputs, workers: Workers) -> tuple[di
     completions = workers.rollout.generate(requests, config.sampling, greedy=True)
     texts = inputs.score_requests(completions)
     scores = workers.reward.score(texts).result()
-    return answer_metrics(completions, scores), sample_rows(completions, texts, scores)
+    return answer_metrics(completions, scores), sample_rows(completions, texts, scores, "held-out")
 
 
 def answer_metrics(completions: list[Completion], scores: Scores) -> dict[str, float]:
@@ -38,10 +38,11 @@ def answer_metrics(completions: list[Completion], scores: Scores) -> dict[str, f
     }
 
 
-def sample_rows(completions: list[Completion], texts: list[ScoreRequest], scores: Scores) -> list[dict]:
-    """Answers as rows of samples.jsonl."""
+def sample_rows(completions: list[Completion], texts: list[ScoreRequest], scores: Scores, kind: str) -> list[dict]:
+    """Answers as rows of samples.jsonl; `kind` is "held-out" (greedy) or "rollout" (sampled)."""
     return [
         {
+            "kind": kind,
             "prompt_id": c.prompt.id,
             "sample": c.sample,
             "version": c.version,

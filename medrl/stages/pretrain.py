@@ -29,11 +29,12 @@ def run_pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 def text_rows(tokenizer: PreTrainedTokenizerBase, path: str, max_length: int) -> Rows:
     """Every document and an end token after it, as one stream cut into blocks of `max_length` tokens."""
-    if tokenizer.eos_token_id is None:
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
         raise ModelError("the tokenizer has no end token to put between documents",
                          remedy="set eos_token in tokenizer_config.json")
     documents = tokenizer(read_texts(path))["input_ids"]
-    blocks = pack(documents, tokenizer.eos_token_id, max_length)
+    blocks = pack(documents, end, max_length)
     return build_rows([{"input_ids": block, "labels": block} for block in blocks], path, max_length)
 
 

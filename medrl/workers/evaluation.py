@@ -29,7 +29,8 @@ LOGITS = 2**28  # numbers in one forward pass; 1 GiB in float32
 
 def evaluate_causal(job: Job, table: pa.Table) -> dict[str, float]:
     """Loss per learned token, perplexity and accuracy of the saved model, on rows with input_ids and labels."""
-    model = load_causal_lm(job.config.model.model_copy(update={"path": str(job.model)})).to(pick_device())
+    model = load_causal_lm(job.config.model.model_copy(update={"path": str(job.model)}))
+    model.to(pick_device())  # pyright: ignore[reportArgumentType]
     ids, labels = table["input_ids"].to_pylist(), table["labels"].to_pylist()
     losses = over_ranks(lambda rows: _token_losses(model, rows), list(zip(ids, labels, strict=True)))
     loss, tokens, correct = losses.sum(0).tolist()

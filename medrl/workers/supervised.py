@@ -69,7 +69,7 @@ def checked_tokenizer(config: SupervisedConfig) -> PreTrainedTokenizerBase:
                           limit=f"{context} tokens (max_position_embeddings)", remedy="lower training.max_length")
     if config.training.zero_stage == 3 and not config.scaling.gpus_per_worker:
         raise ConfigError("training.zero_stage 3 shards weights over GPUs", got="scaling.gpus_per_worker 0",
-                          limit="GPUs, or stages 0 to 2", remedy="set training.zero_stage to null, or give workers GPUs")
+                          limit="GPUs, or stages 0 to 2", remedy="set zero_stage to null, or give workers GPUs")
     largest = max(tokenizer.get_vocab().values())
     if vocabulary and largest >= vocabulary:
         raise ModelError("the tokenizer does not belong to the model", limit=f"token ids below vocab_size {vocabulary}",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, LoggingConfig, RunConfig, TrainingFailedError
+from ray.train import FailureConfig, LoggingConfig, RunConfig, TrainingFailedError, get_context
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
@@ -77,7 +77,7 @@ def _set_threads(threads: int | None) -> None:
     """Torch threads of this worker: as configured, or its share of the machine's cores."""
     import torch
 
-    share = len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()
+    share = len(os.sched_getaffinity(0)) // get_context().get_local_world_size()
     torch.set_num_threads(threads or max(1, share))
 
 

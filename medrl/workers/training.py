@@ -47,6 +47,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train a model on `table`, save it to `job.model` (and `job.adapter`), return the outcome; on every rank.
 
+    The batches are the same for any number of workers, but for the last one of a pass: if the rows do not fill it, one
+    worker takes what is left, and several fill it up with rows from the start of the pass.
     `arguments` must exist before the model is loaded: under ZeRO 3 they make loading shard the weights.
     """
     set_seed(job.config.seed)  # a new head and new adapters start the same on every rank

@@ -105,6 +105,11 @@ def test_max_length_beyond_the_context_is_refused(model: str) -> None:
     assert "128" in error.value.limit
 
 
+def test_sharded_weights_need_gpus(model: str) -> None:
+    with pytest.raises(ConfigError, match="zero_stage 3"):
+        checked_tokenizer(build_config(PretrainConfig, config_values(model, zero_stage=3)))
+
+
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(model: str, tmp_path: Path) -> None:
     save_tokenizer(tmp_path, vocab_size=330)
     values = config_values(model)
