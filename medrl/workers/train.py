@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, TrainingFailedError, get_context
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from medrl.config.common import ScalingConfig
@@ -109,11 +109,14 @@ def _cause(error: TrainingFailedError) -> MedrlError:
     for failure in failures:
         if isinstance(failure, MedrlError):
             return failure
-    got = f"{type(failures[0]).__name__}: {failures[0]}"[:2000]
-    if isinstance(failures[0], RayActorError):
+    first = failures[0]
+    if isinstance(first, WorkerHealthCheckFailedError):
+        first = first.health_check_failure
+    got = f"{type(first).__name__}: {first}"[:2000]
+    if isinstance(first, RayActorError):
         return WorkerError("a training worker died", got=got,
                            remedy="if it ran out of memory, lower training.micro_batch_size or use a larger machine")
-    if isinstance(failures[0], WorkerGroupStartupTimeoutError):
+    if isinstance(first, WorkerGroupStartupTimeoutError):
         return WorkerError("the training workers could not be placed", limit=f"all of them within {START_TIMEOUT_S} s",
                            got=got, remedy="wait until the cluster has room for what scaling asks for, or ask for less")
     return WorkerError("training failed", got=got, remedy="see the worker's log in Ray's session folder")

@@ -124,10 +124,10 @@ class StepLog(TrainerCallback):
             return  # the summary at the end
         row = {
             "step": state.global_step, "steps": state.max_steps, "epoch": logs["epoch"], "loss": logs["loss"],
-            "grad_norm": logs["grad_norm"], "lr": logs["learning_rate"], "tokens": int(logs["num_tokens"]),
+            "grad_norm": logs.get("grad_norm"), "lr": logs["learning_rate"], "tokens": int(logs["num_tokens"]),
             "seconds": round(self.seconds, 3)}
         for name in ("loss", "grad_norm"):
-            if not math.isfinite(row[name]):
+            if row[name] is not None and not math.isfinite(row[name]):  # DeepSpeed does not always tell the norm
                 raise TrainingError(
                     f"{self.job.stage}: {name} is not finite at step {state.global_step}", limit="a finite number",
                     got=str(row[name]), remedy="lower training.lr, or check the data and the base model's weights")

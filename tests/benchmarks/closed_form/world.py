@@ -18,7 +18,7 @@ from tests.benchmarks.closed_form.exact import Answers, Bound, answer_logprobs, 
 from tests.benchmarks.closed_form.grammar import TASKS, Answer
 from tests.benchmarks.closed_form.models import train_reference, train_reward
 
-HELD_OUT = 32  # prompts no run trains on
+HELD_OUT = 16  # prompts no run trains on
 BETA = 0.1
 SCORE_CLIP = 5.0
 

@@ -97,14 +97,16 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budge
 
 def test_a_workers_own_error_comes_back_as_it_is_and_others_as_worker_errors() -> None:
     from ray.exceptions import RayActorError
-    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
     ours = DataError("bad", got="x")
     assert _cause(WorkerGroupError("", {0: RuntimeError("peer left"), 1: ours})) is ours
     failed = _cause(WorkerGroupError("", {1: RuntimeError("no such op")}))
     assert isinstance(failed, WorkerError) and failed.got == "RuntimeError: no such op"
-    for wrap in (ControllerError, lambda e: WorkerGroupError("", {0: e})):
-        assert _cause(wrap(RayActorError())).message == "a training worker died"
+    silent = WorkerHealthCheckFailedError("no answer", RayActorError())
+    deaths = [ControllerError(RayActorError()), *(WorkerGroupError("", {0: e}) for e in (RayActorError(), silent))]
+    for death in deaths:
+        assert _cause(death).message == "a training worker died"
     late = _cause(ControllerError(WorkerGroupStartupTimeoutError(2)))
     assert late.message == "the training workers could not be placed"
