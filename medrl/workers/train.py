@@ -30,8 +30,8 @@ START_TIMEOUT_S = 600  # placing and starting the workers
 COLLECTIVE_TIMEOUT_S = 1800  # one torch.distributed operation
 
 # TRL reports its use to the hub unless told not to; nothing of a medical training run may leave the cluster.
-# Threads that wait must sleep: spinning ones starve whatever shares the machine.
-WORKER_ENV = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+# Threads that wait must soon sleep: spinning ones starve whatever shares the machine.
+WORKER_ENV = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "2000"}
 
 
 def launch(
