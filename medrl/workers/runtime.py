@@ -10,7 +10,7 @@ import numpy as np
 def prepare_worker(threads: int, seed: int) -> None:
     """Threads and seeds of this process. Must run before torch is imported: OpenMP reads its variable only once."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    # Threads that wait must soon sleep: spinning ones take the cores from the roles that share the machine (10 × slower).
+    # Threads that wait must soon sleep: spinning ones take the cores from roles that share the machine (10 × slower).
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
