@@ -117,7 +117,9 @@ def _show(console: Console, out: Path, summary: dict) -> None:
     held_out = [row for row in rows if row["kind"] == "held-out"]
     last = max(row["step"] for row in held_out)
     before, after = ({row["prompt_id"]: row for row in held_out if row["step"] == step} for step in (0, last))
-    answers = Table("question", "after SFT", "after PPO", title="held-out questions", show_lines=True)
+    answers = Table(title="held-out questions", show_lines=True)
+    for column in ("question", "after SFT", "after PPO"):
+        answers.add_column(column, overflow="fold")  # Chinese has no spaces to break a line at
     for prompt_id in list(after)[:SHOWN_ANSWERS]:
         pair = (before[prompt_id], after[prompt_id])
         question = pair[0]["messages"][-1]["content"]
