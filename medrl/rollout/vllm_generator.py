@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
+BATCHED_TOKENS = 4096  # in one forward pass of the CPU engine
 
 
 class VllmGenerator(SyncedGenerator):
@@ -111,7 +112,10 @@ def start_engine(config: PpoConfig) -> LLM:
 
     memory: dict[str, Any] = {"gpu_memory_utilization": config.rollout.gpu_memory_utilization}
     if on_cpu:
-        memory = {"kv_cache_memory_bytes": int(config.rollout.kv_cache_gib * GIB)}
+        # A prompt cut into chunks makes vLLM rewind the request's random generator, which CPU generators cannot do.
+        memory = {
+            "kv_cache_memory_bytes": int(config.rollout.kv_cache_gib * GIB), "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(BATCHED_TOKENS, config.max_model_len)}
     try:
         return LLM(
             str(local_dir(config.model.path)), dtype=config.rollout.dtype, max_model_len=config.max_model_len,
