@@ -42,8 +42,8 @@ def check_kl_limit(config: PpoConfig, step: int, metrics: dict[str, float]) -> N
 
 
 def check_reference(state: LoopState, w: Workers) -> None:
-    """The shared reference gives the very numbers it gave at the start, whatever the adapter learned since."""
-    now = w.policy.reference_canary().result()
+    """The reference gives the very numbers it gave at the start, whatever the adapter learned since."""
+    now = w.reference.canary().result()
     if not state.canary:
         state.canary = now
         return

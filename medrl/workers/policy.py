@@ -117,7 +117,7 @@ class PolicyGroup(LearnerGroup):
         )
 
     def reference_canary(self) -> Pending[list[float]]:
-        """Reference log-probs of a fixed sequence: they must never change."""
+        """Log-probs of a fixed sequence with the adapter off."""
         return self.pending(
             [h.reference_canary.remote() for h in self.handles], "reference canary", self.timeouts.score
         )
@@ -146,3 +146,7 @@ class SharedReference:
     def logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
         """[B, T] reference log-probs."""
         return self._policy.ref_logprobs(batch)
+
+    def canary(self) -> Pending[list[float]]:
+        """Log-probs of a fixed sequence: they must never change."""
+        return self._policy.reference_canary()

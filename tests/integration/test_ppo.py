@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from medrl.config.base import build_config
 from medrl.config.ppo import PpoConfig
@@ -122,6 +123,23 @@ def test_shared_and_dedicated_references_give_the_same_numbers(ray_cluster, tiny
     assert np.abs(shared).max() > 1
     np.testing.assert_allclose(shared, dedicated, atol=1e-6)
     np.testing.assert_allclose(shared, policy, atol=1e-6)  # B = 0 at the start
+
+
+def test_full_fine_tuning_trains_every_weight_against_a_dedicated_reference(ray_cluster, tiny_run: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from medrl.stages.ppo import run_ppo
+
+    config = config_for(
+        tiny_run, name="full", lora=None, steps=2, reference={"mode": "dedicated", "workers": 2},
+        critic={"init": "policy", "lora": None},
+    )
+    summary = run_ppo(config)
+    first, second = metrics_of(summary)
+    assert abs(first["rollout/kl_sum_mean"]) < 1e-5 and second["rollout/kl_sum_mean"] != 0
+    before = AutoModelForCausalLM.from_pretrained(config.model.path).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(summary["output"]).state_dict()
+    assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_scorer_that_fails_in_a_worker_ends_the_run_with_its_name(ray_cluster, tiny_run: Path) -> None:
