@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ OVERRIDES_HELP = "settings that replace those of the file, for example algorithm
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0, a MedrlError's own code, 130 after SIGINT, 143 after SIGTERM."""
     options = parse(arguments)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # in a log file they are noise
     signal.signal(signal.SIGTERM, _terminated)
     try:
         check_environment()
