@@ -29,12 +29,20 @@ class ReferenceWorker:
 
     def logprobs(self, batch: RolloutBatch) -> np.ndarray:
         """[b, T] of this worker's share of the rows."""
+        mine = split_evenly(len(batch.ids), self.pool)[self.index]
+        return self._logprobs(batch.rows(np.arange(len(batch.ids))[mine]))
+
+    def canary(self) -> list[float]:
+        from medrl.lora.reference_proofs import canary_batch
+
+        return self._logprobs(canary_batch(self.model.config.get_text_config().vocab_size))[0].tolist()
+
+    def _logprobs(self, share: RolloutBatch) -> np.ndarray:
         import torch
 
         from medrl.data.batching import micro_batches
         from medrl.models.forward import policy_forward
 
-        share = batch.rows(np.arange(len(batch.ids))[split_evenly(len(batch.ids), self.pool)[self.index]])
         out = np.zeros(share.ids.shape, np.float32)
         for rows in micro_batches(share.attention_mask.sum(1), self.config.learner.micro_batch_size):
             part = share.rows(rows)
@@ -62,4 +70,14 @@ class ReferenceGroup(WorkerGroup):
         """[B, T] reference log-probs."""
         return self.pending(
             [h.logprobs.remote(batch) for h in self.handles], "log-probs", self.timeouts.score, stack_rows
+        )
+
+    def canary(self) -> Pending[list[float]]:
+        """Reference log-probs of a fixed sequence, by every copy in turn: they must never change."""
+
+        def joined(parts: list[list[float]]) -> list[float]:
+            return [value for part in parts for value in part]
+
+        return self.pending(
+            [h.canary.remote() for h in self.handles], "reference canary", self.timeouts.score, joined
         )

@@ -19,6 +19,10 @@ PPO_REFUSALS = [
     (["lora.bias=all"], "use reference.mode: dedicated"),
     (["lora.init=pissa"], "use reference.mode: dedicated"),
     (["lora.init=olora"], "use reference.mode: dedicated"),
+    (["lora.init=pissa", "reference={mode: adapter, adapter: sft/adapter}"], "use reference.mode: dedicated"),
+    (["lora=null", "reference={mode: adapter, adapter: sft/adapter}"], "reference.mode adapter needs lora"),
+    (["reference.mode=adapter"], "reference.adapter and reference.mode: adapter go together"),
+    (["reference.adapter=sft/adapter"], "reference.adapter and reference.mode: adapter go together"),
     (["rollout.max_model_len=100"], "max_model_len 100 is below data.max_prompt_tokens + sampling.max_tokens = 384"),
     (["reward.sources=[{name: f, function: 'rules:score'}]"], "set critic.init: policy"),
     (["reward.sources=[{name: a, model: x}, {name: a, model: y}]"], "same name twice: a, a"),
@@ -30,6 +34,7 @@ PPO_REFUSALS = [
 PPO_ALLOWED = [
     ["lora=null", "reference.mode=dedicated"],
     ["lora.init=pissa", "reference.mode=dedicated"],
+    ["reference={mode: adapter, adapter: sft/adapter}"],
     ["data.samples_per_prompt=3", "algorithm.mini_batches=3"],
     ["rollout.max_model_len=384"],
     ["reward.sources=[{name: f, function: 'rules:score'}]", "critic.init=policy"],
