@@ -39,8 +39,8 @@ class DeepSpeedPolicy:
         if config.lora:
             model = wrap(model, config.lora, task="causal")
         self.reference = _reference_inside(config)
-        shared = self.reference and config.reference.mode != "dedicated"
-        if shared:
+        inside = config.reference.mode != "dedicated"
+        if self.reference and inside:
             attach_reference(model, self.reference)
         if config.learner.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -49,7 +49,7 @@ class DeepSpeedPolicy:
         self.engine = TrainEngine(model, config.learner, total_updates, precision_of(config.model, config.lora))
         self.model = model
         self.canary = canary_batch(model.config.get_text_config().vocab_size)
-        if shared:
+        if self.reference and inside:
             start, reference = self.logprobs(self.canary), self.ref_logprobs(self.canary)
             check_policy_start(torch.from_numpy(start), torch.from_numpy(reference))
 
