@@ -16,17 +16,17 @@ from medrl.lora.adapter import check_fits
 from medrl.lora.streaming import ModelWeights, Tensors, bare, drop, place
 from medrl.lora.wrap import ADAPTER, base_names
 
-# Settings under which an adapter is more than changed weights, or changes tensors that hold several modules.
-_UNMERGEABLE = ("target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens")
+# Settings under which an adapter is more than changed weights.
+_UNMERGEABLE = ("trainable_token_indices", "layer_replication", "alora_invocation_tokens")
 _CHANGES_BASE = ("pissa", "olora")  # PEFT takes the first A and B out of the base's weight
 
 
 class Graft:
     """The wrapped structure, and the base's tensors as they are below the adapter and with it merged.
 
-    `model`: a PeftModel whose own weights are on the meta device, the adapter's in memory; `layers`: base name → layer
-    that bears an adapter; `replaced`: base name → tensor that the adapter holds whole. `settings`: what
-    adapter_config.json says.
+    `model`: a PeftModel whose own weights are on the meta device, the adapter's in memory; `layers`: name of a
+    base's tensor → the layer that adapts it; `replaced`: base name → tensor that the adapter holds whole.
+    `settings`: what adapter_config.json says.
     Raises AdapterError when the adapter's tensors do not fit, or cannot be merged.
     """
 
@@ -45,12 +45,12 @@ class Graft:
                     remedy="use the model it was trained on") from error
         self.model = wrapped.eval()
         self.base = bare(self.model)
-        homes = base_names(self.model, LoraLayer)
-        self.layers: dict[str, Any] = {name: self.model.get_submodule(home) for name, home in homes.items()}
+        adapted = {home: self.model.get_submodule(home) for home in base_names(self.model, LoraLayer).values()}
+        self.layers: dict[str, Any] = {_tensor_of(home, layer): layer for home, layer in adapted.items()}
         self.replaced: Tensors = {}
         for key, own in check_fits(self.model, path, tensors).items():
             _set(self.model, own, tensors[key].float())
-            if not any(_belongs(own, home, self.layers[name]) for name, home in homes.items()):
+            if not any(_belongs(own, home, layer) for home, layer in adapted.items()):
                 self.replaced[_base_name(own)] = tensors[key].float()
 
     def plain(self, names: Iterable[str]) -> Tensors:
@@ -62,15 +62,15 @@ class Graft:
         """The tensors below the adapter: the base's, but for biases and whole modules that were trained."""
         tensors = self.weights.load(names) | {name: self.replaced[name] for name in names if name in self.replaced}
         if self.init in _CHANGES_BASE:
-            tensors |= {name: self._residual(name, tensor) for name, tensor in tensors.items() if self._adapts(name)}
+            tensors |= {name: self._residual(name, tensor) for name, tensor in tensors.items() if name in self.layers}
         return tensors
 
     def merged(self, names: Iterable[str]) -> Tensors:
         """The tensors with the adapter merged, in float32, by PEFT's own arithmetic. Give a module's names together."""
         tensors = self.adapted(names)
-        for module in {name.rpartition(".")[0]: None for name in tensors if self._adapts(name)}:
+        for adapted in [name for name in tensors if name in self.layers]:
+            module, layer = adapted.rpartition(".")[0], self.layers[adapted]
             own = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] == module}
-            layer = self.layers[module]
             place(self.base, own)
             layer.merge(adapter_names=[ADAPTER])
             tensors |= {name: getattr(layer.get_base_layer(), name.rpartition(".")[2]).detach() for name in own}
@@ -78,12 +78,9 @@ class Graft:
             drop(self.base, own)
         return tensors
 
-    def _adapts(self, name: str) -> bool:
-        return name.endswith(".weight") and name.removesuffix(".weight") in self.layers
-
     def _residual(self, name: str, weight: Tensor) -> Tensor:
         """What PiSSA or OLoRA left of the weight when the adapter was made: PEFT computes it anew."""
-        layer = self.layers[name.removesuffix(".weight")]
+        layer = self.layers[name]
         factors = [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
         trained = [factor.data for factor in factors]
         place(self.base, {name: weight.clone()})
@@ -103,11 +100,17 @@ def _checked_init(path: Path, settings: dict) -> str | bool:
     if beyond or settings.get("peft_type") != "LORA":
         raise AdapterError(
             f"the adapter in {path} cannot be merged by medrl",
-            limit="LoRA, rsLoRA or DoRA on linear and embedding layers, and whole modules",
+            limit="LoRA, rsLoRA or DoRA, and whole modules",
             got=", ".join(beyond) or str(settings.get("peft_type")),
             remedy="merge it with PEFT",
         )
     return init
+
+
+def _tensor_of(home: str, layer: Any) -> str:
+    """Base name of the tensor that the layer adapts: a weight, or one of fused experts (whose wrappers nest)."""
+    module = home.removeprefix("base_model.model.").replace(".base_layer", "")
+    return f"{module}.{getattr(layer, 'parameter_name', 'weight')}"
 
 
 def _belongs(own: str, home: str, layer: Any) -> bool:

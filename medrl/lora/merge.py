@@ -152,19 +152,17 @@ def _write_weights(work: Path, graft: Graft, untied: bool, dtype: torch.dtype) -
 
 def _under_keys(graft: Graft, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     """(key in the checkpoint, tensor) of one module's tensors."""
-    weights, direct = graft.weights, []
+    weights, sources = graft.weights, {name: graft.weights.sources.get(name, [(name, None)]) for name in names}
+    tensors = graft.merged([name for name in names if sources[name][0][1] is None])
+    yield from ((sources[name][0][0], tensor) for name, tensor in tensors.items())
     for name in names:
-        sources = weights.sources.get(name, [(name, None)])
-        if sources[0][1] is None:
-            direct.append((sources[0][0], name))
-        elif name in graft.replaced or name.removesuffix(".weight") in graft.layers:
-            raise AdapterError(
-                "the adapter changes a tensor that the checkpoint stores in another form", got=name,
-                limit="tensors stored as the model has them", remedy="leave it out of the adapter's targets")
+        if name in tensors:
+            continue
+        made = weights.made_of(name)
+        if graft.layers.keys().isdisjoint(made) and graft.replaced.keys().isdisjoint(made):
+            yield from ((key, weights.stored[key]) for key, _ in sources[name])
         else:
-            yield from ((key, weights.stored[key]) for key, _ in sources)
-    tensors = graft.merged([name for _, name in direct])
-    yield from ((key, tensors[name]) for key, name in direct)
+            yield from weights.as_stored(name, graft.merged(made)).items()
 
 
 def _write_rest(work: Path, model: Any, tokenizer: Any, dtype: torch.dtype) -> None:

@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key, revert_weight_conversion
 
 from medrl.errors import AdapterError, ModelError
 from medrl.lora.families import decoder_stack
@@ -73,8 +73,7 @@ class ModelWeights:
                 self.unused.append(key)
                 continue
             self.sources.setdefault(name, []).append((key, pattern))
-            first, *others = self._converters[pattern].target_patterns if pattern else [""]
-            made |= {name, *(name.replace(first, other) for other in others)}
+            made |= set(self.made_of(name))
         tied = getattr(model, "all_tied_weights_keys", None) or {}
         self.aliases = {name: source for name, source in tied.items() if name not in made}
         self.missing = sorted(expected.keys() - made - self.aliases.keys())
@@ -99,6 +98,22 @@ class ModelWeights:
             for made, tensor in self._read(source).items() if source in self.sources else ():
                 loaded[name if made == source else made] = tensor.float() if tensor.is_floating_point() else tensor
         return loaded
+
+    def made_of(self, name: str) -> list[str]:
+        """Names of all tensors that are made together from the checkpoint's keys of `name`."""
+        pattern = self.sources[name][0][1]
+        first, *others = self._converters[pattern].target_patterns if pattern else [""]
+        return [name, *(name.replace(first, other) for other in others)]
+
+    def as_stored(self, name: str, tensors: Tensors) -> Tensors:
+        """The tensors of `made_of(name)` under the checkpoint's own keys. AdapterError where no way leads back."""
+        stored = revert_weight_conversion(self.model, tensors)
+        keys = {key for key, _ in self.sources[name]}
+        if stored.keys() != keys:
+            raise AdapterError(
+                "the adapter changes a tensor that the checkpoint stores in another form", got=name,
+                limit="a form that transformers can write", remedy="leave it out of the adapter's targets")
+        return stored
 
     def _read(self, name: str) -> Tensors:
         sources = self.sources[name]
