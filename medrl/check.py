@@ -115,11 +115,12 @@ def _memory_table(config: PpoConfig) -> Table:
     scorers = sum(parameter_count(s.model) * BYTES[s.dtype] for s in config.reward.sources if s.model)
     rows = {
         "policy": (weights + trained * 4 * bool(config.lora), trained * train_bytes),
-        "critic": (weights + critic_trained * 4 * bool(config.critic.lora), critic_trained * train_bytes),
         "reward": (scorers, 0),
         "rollout": (policy * BYTES[config.rollout.dtype] + int(config.rollout.kv_cache_gib * GIB), 0),
         "reference": (weights if config.reference.mode == "dedicated" else 0, 0),
     }
+    if config.has_critic:
+        rows["critic"] = (weights + critic_trained * 4 * bool(config.critic.lora), critic_trained * train_bytes)
     table = Table(
         "role",
         "weights and caches (GiB a worker)",

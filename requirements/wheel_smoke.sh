@@ -25,6 +25,7 @@ import deepspeed, peft, ray, trl, vllm
 import medrl.check, medrl.demo.run, medrl.stages.merge, medrl.stages.ppo, medrl.stages.pretrain, medrl.stages.reward, medrl.stages.sft
 
 assert "site-packages" in medrl.stages.ppo.__file__, medrl.stages.ppo.__file__
+assert len(list(medrl.demo.run.demo_configs().glob("*.yaml"))) >= 4
 PY
 echo "the wheel works with its cpu extra"
 

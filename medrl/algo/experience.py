@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from medrl.algo.advantages import gae
+from medrl.algo.critic_free import GROUP_ADVANTAGES, returns_to_go
 from medrl.algo.kl import kl_estimate
 from medrl.algo.losses import importance_weights
 from medrl.algo.masking import masked_mean, masked_sum, whiten
 from medrl.algo.rewards import shape_scores, token_rewards
 from medrl.config.ppo import AlgorithmConfig
-from medrl.errors import ConfigError
 from medrl.types import Experience, RolloutBatch
 
 
@@ -23,37 +23,41 @@ def make_experience(
     raw_scores: np.ndarray,
     logprobs: np.ndarray,
     ref_logprobs: np.ndarray,
-    values: np.ndarray,
-    last_values: np.ndarray | None,
+    critic_values: tuple[np.ndarray, np.ndarray] | None,
     *,
     algorithm: AlgorithmConfig,
     kl_coef: float,
+    group_size: int = 1,
 ) -> tuple[Experience, dict[str, float]]:
     """Shape the scores, put KL and score on the tokens, estimate and whiten the advantages.
 
-    `raw_scores` [B], the scorers' calibrated sums; `logprobs`, `ref_logprobs`, `values` [B, T], the learner's before
-    the update (values: zeros without a critic); `last_values` [B], V after the last token, needed by
-    `bootstrap_truncated`. Also returns the batch's metrics.
+    `raw_scores` [B], the scorers' calibrated sums; `logprobs`, `ref_logprobs` [B, T], the learner's before the update;
+    `critic_values`, V [B, T] and V after the last token [B], None without a critic; `group_size` answers to a prompt
+    stand side by side. Also returns the batch's metrics.
     """
     mask, ended = _tensor(batch.response_mask), _tensor(batch.ended)
-    new, ref, engine, v = (_tensor(x) for x in (logprobs, ref_logprobs, batch.engine_logprobs, values))
+    new, ref, engine = (_tensor(x) for x in (logprobs, ref_logprobs, batch.engine_logprobs))
     scores = shape_scores(
         _tensor(raw_scores).float(), ended, clip=algorithm.reward.clip,
         missing_eos_penalty=algorithm.reward.missing_eos_penalty,
     )
     kl = kl_estimate(new, ref, algorithm.kl.estimator)
     rewards = token_rewards(scores, kl, mask, kl_coef if algorithm.kl.use == "reward" else 0.0)
-    bootstrap = None
-    if algorithm.bootstrap_truncated:
-        if last_values is None:
-            raise ConfigError("algorithm.bootstrap_truncated needs a critic's values", remedy="set it to false")
-        bootstrap = torch.where(ended, 0.0, _tensor(last_values).float())
-    advantages, returns = gae(rewards, v, mask, algorithm.gamma, algorithm.lam, bootstrap)
+    if critic_values is None:
+        values, returns = torch.zeros_like(rewards), returns_to_go(rewards, mask)
+        group_advantage = GROUP_ADVANTAGES.get(algorithm.advantage)
+        advantages = returns if group_advantage is None else _spread(group_advantage(rewards.sum(1), group_size), mask)
+    else:
+        values, last_values = (_tensor(x).float() for x in critic_values)
+        bootstrap = torch.where(ended, 0.0, last_values) if algorithm.bootstrap_truncated else None
+        advantages, returns = gae(rewards, values, mask, algorithm.gamma, algorithm.lam, bootstrap)
     if algorithm.whiten_advantages:
         advantages = whiten(advantages, mask)
-    importance = importance_weights(new, engine, mask, algorithm.importance, algorithm.importance_cap)
+    importance = importance_weights(
+        new, engine, mask, algorithm.importance, algorithm.importance_cap, algorithm.importance_level
+    )
     per_token = {
-        "logprobs": new, "ref_logprobs": ref, "values": v, "rewards": rewards, "advantages": advantages,
+        "logprobs": new, "ref_logprobs": ref, "values": values, "rewards": rewards, "advantages": advantages,
         "returns": returns, "importance": importance,
     }
     experience = Experience(
@@ -62,6 +66,11 @@ def make_experience(
         scores=scores.numpy(), raw_scores=np.asarray(raw_scores, dtype=np.float32),
     )
     return experience, _metrics(experience)
+
+
+def _spread(per_answer: Tensor, mask: Tensor) -> Tensor:
+    """Every response token gets its answer's number, undivided: [B] → [B, T]."""
+    return torch.where(mask, per_answer.unsqueeze(1), 0.0)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -38,7 +38,8 @@ def token_weights(
 
 def policy_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     """π_new / π_old per token [B, T], the log-ratio clamped to ± 20."""
-    return _clamped_difference(logprobs, old_logprobs).exp()
+    difference = at_least_float32(logprobs) - at_least_float32(old_logprobs)
+    return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def policy_loss(
@@ -79,12 +80,17 @@ def importance_weights(
     response_mask: Tensor,
     mode: Literal["off", "truncate", "mask"],
     cap: float,
+    level: Literal["token", "sequence"] = "token",
 ) -> Tensor:
     """Detached weights w = π_learner,old / π_engine per token [B, T], 0 outside the mask (Yao 2025).
 
-    truncate: min(w, cap). mask: w where 1/cap ≤ w ≤ cap, else 0. off: 1.
+    truncate: min(w, cap). mask: w where 1/cap ≤ w ≤ cap, else 0. off: 1. At level "sequence" w is that of the whole
+    answer (the log-differences summed first), the same on each of its tokens.
     """
-    weights = _clamped_difference(old_logprobs.detach(), engine_logprobs.detach()).exp()
+    difference = at_least_float32(old_logprobs.detach()) - at_least_float32(engine_logprobs.detach())
+    if level == "sequence":
+        difference = torch.where(response_mask.bool(), difference, 0.0).sum(1, keepdim=True).expand_as(difference)
+    weights = difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     match mode:
         case "off":
             weights = torch.ones_like(weights)
@@ -176,7 +182,3 @@ def finish_stats(summed: dict[str, float]) -> dict[str, float]:
 def _sums(per_token: dict[str, Tensor], mask: Tensor) -> dict[str, float]:
     sums = {name: x.double()[mask].sum().item() for name, x in per_token.items()}
     return sums | {"tokens": float(mask.sum())}
-
-
-def _clamped_difference(a: Tensor, b: Tensor) -> Tensor:
-    return (at_least_float32(a) - at_least_float32(b)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)

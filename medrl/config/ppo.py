@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -77,11 +77,29 @@ class RewardShaping(StrictModel):
     missing_eos_penalty: float = Field(default=1.0, ge=0, description="subtracted from an answer cut by max_tokens")
 
 
+# What each paper does where it differs from the fields' own defaults. A setting that is given stays as given.
+AS_PUBLISHED: dict[str, dict[str, Any]] = {
+    "gae": {},
+    "rloo": {"whiten_advantages": False},
+    "grpo": {
+        "whiten_advantages": False, "aggregation": "sequence_mean", "kl": {"use": "loss", "estimator": "k3"},
+    },
+    "dr_grpo": {"whiten_advantages": False, "aggregation": "token_sum", "kl": {"use": "loss", "estimator": "k3"}},
+    "reinforce_pp": {},
+    "reinforce_pp_baseline": {"kl": {"use": "loss", "estimator": "k2"}},
+}
+
+
 class AlgorithmConfig(StrictModel):
     """PPO's numbers (formulas: docs/PPO.md)."""
 
-    gamma: float = Field(default=1.0, gt=0, le=1, description="discount")
-    lam: float = Field(default=0.95, ge=0, le=1, description="GAE λ")
+    advantage: Literal["gae", "rloo", "grpo", "dr_grpo", "reinforce_pp", "reinforce_pp_baseline"] = Field(
+        default="gae",
+        description="gae trains a critic; the others compare answers and need none. Each sets the defaults of "
+        "whiten_advantages, aggregation, kl.use and kl.estimator to those of its paper",
+    )
+    gamma: float = Field(default=1.0, gt=0, le=1, description="discount (gae only)")
+    lam: float = Field(default=0.95, ge=0, le=1, description="GAE λ (gae only)")
     bootstrap_truncated: bool = Field(
         default=False, description="an answer cut by max_tokens bootstraps from the value after its last token"
     )
@@ -106,9 +124,35 @@ class AlgorithmConfig(StrictModel):
     importance: Literal["off", "truncate", "mask"] = Field(
         default="off", description="weights between the engine's and the learner's log-probs"
     )
+    importance_level: Literal["token", "sequence"] = Field(
+        default="token", description="weight each token, or the whole answer (product over its tokens)"
+    )
     importance_cap: float = Field(
         default=2.0, gt=1, description="truncate: upper bound C; mask: weights outside [1/C, C] become 0"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, values: Any):
+        if not isinstance(values, dict):
+            return values
+        published = AS_PUBLISHED.get(values.get("advantage", "gae"), {})
+        kl = values.get("kl", {})
+        merged = {key: value for key, value in published.items() if key != "kl"} | values
+        if "kl" in published and isinstance(kl, dict):
+            merged["kl"] = published["kl"] | kl
+        return merged
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.kl.use == "loss" and self.kl.estimator == "k1":
+            raise ValueError(
+                "kl.estimator k1 as a loss pulls nowhere on average; use k2 (the gradient of the KL) or k3, "
+                "or kl.use: reward"
+            )
+        if self.bootstrap_truncated and self.advantage != "gae":
+            raise ValueError(f"bootstrap_truncated needs a critic: turn it off with advantage {self.advantage}")
+        return self
 
 
 class OptimizerConfig(StrictModel):
@@ -259,7 +303,7 @@ class PpoConfig(StageConfig):
     sampling: SamplingConfig = SamplingConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     learner: LearnerConfig = LearnerConfig()
-    critic: CriticConfig = CriticConfig()
+    critic: CriticConfig = Field(default=CriticConfig(), description="read with algorithm.advantage gae only")
     reference: ReferenceConfig = ReferenceConfig()
     reward: RewardPoolConfig
     rollout: RolloutConfig = RolloutConfig()
@@ -273,6 +317,10 @@ class PpoConfig(StageConfig):
     @property
     def answers_per_step(self) -> int:
         return self.data.batch_size * self.data.samples_per_prompt
+
+    @property
+    def has_critic(self) -> bool:
+        return self.algorithm.advantage == "gae"
 
     @property
     def max_model_len(self) -> int:
@@ -312,12 +360,27 @@ class PpoConfig(StageConfig):
                 "lora.bias other than none, and lora.init pissa or olora, change the base: "
                 "use reference.mode: dedicated"
             )
+        trained = {"learner": (self.learner, self.lora)}
+        if self.has_critic:
+            trained["critic"] = (self.critic, self.critic.lora)
+        for role, (learner, lora) in trained.items():
+            if self.model.dtype == "bfloat16" and lora is None and learner.zero_stage < 2:
+                raise ValueError(
+                    f"full training in bfloat16 needs {role}.zero_stage 2 or 3 (DeepSpeed keeps float32 master weights "
+                    f"from there on), got {learner.zero_stage}; set it to 2, or use lora or model.dtype: float32"
+                )
         if self.max_model_len < self.data.max_prompt_tokens + self.sampling.max_tokens:
             raise ValueError(
                 f"rollout.max_model_len {self.max_model_len} is below data.max_prompt_tokens + sampling.max_tokens = "
                 f"{self.data.max_prompt_tokens + self.sampling.max_tokens}"
             )
-        if self.critic.init == "reward" and not any(source.model for source in self.reward.sources):
+        groups = a.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_pp_baseline")
+        if groups and self.data.samples_per_prompt < 2:
+            raise ValueError(
+                f"algorithm.advantage {a.advantage} compares the answers to a prompt: "
+                f"data.samples_per_prompt must be at least 2, got {self.data.samples_per_prompt}"
+            )
+        if self.has_critic and self.critic.init == "reward" and not any(source.model for source in self.reward.sources):
             raise ValueError("critic.init reward needs a reward source with a `model`; set critic.init: policy")
         names = [source.name for source in self.reward.sources]
         if len(set(names)) < len(names):

@@ -4,47 +4,81 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+import medrl
+from medrl.config.base import load_config
+from medrl.config.common import RayConfig
+from medrl.config.ppo import PpoConfig
+from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 from medrl.demo.memory import watch_memory
 from medrl.demo.world import build_world
-from medrl.errors import WorkerError
 from medrl.run_dir import library_versions, write_json
+from medrl.stages.merge import run_merge
+from medrl.stages.ppo import run_ppo
+from medrl.stages.pretrain import run_pretrain
+from medrl.stages.reward import run_reward
+from medrl.stages.sft import run_sft
+from medrl.workers.cluster import connect
 
-STAGES = ("pretrain", "sft", "reward", "ppo")
+STAGES: dict[str, tuple[type, Callable[[Any], dict]]] = {
+    "pretrain": (PretrainConfig, run_pretrain),
+    "sft": (SftConfig, run_sft),
+    "reward": (RewardConfig, run_reward),
+    "ppo": (PpoConfig, run_ppo),
+}
+LOGICAL_CPUS = 8  # what PPO's roles reserve; they take turns on fewer cores
 SHOWN_ANSWERS = 4
 
 
-def run_demo(seed: int, output_dir: str, config_dir: str = "configs/demo") -> dict:
-    """Build the world, run every stage as `medrl <stage>`, merge, and write <output_dir>/summary.json.
+def run_demo(seed: int, output_dir: str) -> dict:
+    """Build the world, run every stage as `medrl <stage>` does, merge, and write <output_dir>/summary.json.
 
-    Each stage is a process of its own, as it is in real use: memory is freed between stages, and a stage can be run
-    again by hand with the very command that is printed. Raises WorkerError when a stage fails.
+    The stages share one Ray cluster. Each can be run again by hand with the very command that is printed.
     """
-    out, console = Path(output_dir), Console()
+    out, console, configs = Path(output_dir), Console(), demo_configs()
     if (out / "merged").exists():  # the one folder that no stage moves aside
         shutil.rmtree(out / "merged")
     seconds: dict[str, float] = {}
-    with watch_memory() as peak:
-        console.rule("a small medical world")
+
+    @contextmanager
+    def part(name: str, *command: str) -> Iterator[None]:
+        console.rule(name)
+        if command:
+            console.print(*command, style="dim", highlight=False)
         started = time.monotonic()
-        world = build_world(out / "world", seed)
-        seconds["world"] = round(time.monotonic() - started, 1)
-        for stage in STAGES:
-            overrides = [f"seed={seed}", *_paths(stage, out)]
-            seconds[stage] = _medrl(console, stage, f"{config_dir}/{stage}.yaml", *overrides)
+        yield
+        seconds[name] = round(time.monotonic() - started, 1)
+
+    with watch_memory() as peak:
+        with part("world"):
+            world = build_world(out / "world", seed)
+        with connect(RayConfig(num_cpus=LOGICAL_CPUS)):
+            for name, (config_class, run) in STAGES.items():
+                file, overrides = configs / f"{name}.yaml", [f"seed={seed}", *_paths(name, out)]
+                with part(name, "medrl", name, str(file), *overrides):
+                    run(load_config(config_class, file, overrides))
         adapter, base, merged = (str(out / name) for name in ("ppo/adapter", "sft/merged", "merged"))
-        seconds["merge"] = _medrl(console, "merge", adapter, "--base", base, "--out", merged)
+        with part("merge", "medrl merge", adapter, "--base", base, "--out", merged):
+            run_merge(adapter, base, merged)
     summary = summarise(out, seconds, world) | {"peak_memory_gib": round(peak.gib, 2)}
     write_json(out / "summary.json", summary)
     _show(console, out, summary)
     return summary
+
+
+def demo_configs() -> Path:
+    """The folder of the demo's YAML files: in a checkout beside the package, else where the wheel put them."""
+    checkout = Path(medrl.__file__).parents[1] / "configs/demo"
+    return checkout if checkout.is_dir() else Path(sys.prefix, "share/medrl/configs/demo")
 
 
 def _paths(stage: str, out: Path) -> list[str]:
@@ -61,19 +95,6 @@ def _paths(stage: str, out: Path) -> list[str]:
     if stage == "ppo":
         overrides.append(f"reward.sources=[{{name: medical, model: {out}/reward/merged}}]")
     return overrides
-
-
-def _medrl(console: Console, *arguments: str) -> float:
-    """Run one `medrl` command; seconds it took."""
-    console.rule(f"medrl {arguments[0]}")
-    console.print("medrl", *arguments, style="dim", highlight=False)
-    started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "medrl", *arguments])
-    if done.returncode:
-        raise WorkerError(
-            f"medrl {arguments[0]} failed", got=f"exit code {done.returncode}", remedy="its error is printed above"
-        )
-    return round(time.monotonic() - started, 1)
 
 
 def summarise(out: Path, seconds: dict[str, float], world: dict) -> dict:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from medrl.config.common import LoraConfig, ModelConfig
 from medrl.config.ppo import LearnerConfig
-from medrl.errors import ConfigError, TrainingError
+from medrl.errors import TrainingError
 from medrl.learner.schedule import lr_factor
 from medrl.models.device import pick_device
 
@@ -162,13 +162,9 @@ def deepspeed_config(config: LearnerConfig, precision: Precision) -> dict[str, A
     """DeepSpeed's settings.
 
     "float32" and "adapter" (a frozen base of any dtype under float32 adapters) need no precision section: AdamW works
-    on the float32 parameters themselves. "bfloat16" trains bfloat16 parameters on float32 master weights.
+    on the float32 parameters themselves. "bfloat16" trains bfloat16 parameters on float32 master weights, which
+    DeepSpeed keeps from ZeRO 2 on.
     """
-    if precision == "bfloat16" and config.zero_stage < 2:
-        raise ConfigError(
-            "full training in bfloat16 keeps float32 master weights, which DeepSpeed does from ZeRO 2 on",
-            limit="zero_stage 2 or 3", got=f"zero_stage {config.zero_stage}",
-            remedy="set zero_stage: 2 (works with one worker too), model.dtype: float32, or lora")
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": 1,

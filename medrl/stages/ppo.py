@@ -82,21 +82,21 @@ def train(
         with timer("score"):  # four forward passes in parallel
             batch, texts = collate(completions, inputs.pad_id), inputs.score_requests(completions)
             batch_ref = ray.put(batch)
-            scores, logprobs, ref_logprobs, (values, last_values) = gather(
+            scores, logprobs, ref_logprobs, critic_values = gather(
                 w.reward.score(texts),
                 w.policy.logprobs(batch_ref),
                 w.reference.logprobs(batch_ref),
-                w.critic.values(batch_ref),
+                w.critic.values(batch_ref) if w.critic else None,
             )
         experience, rollout_metrics = make_experience(
             batch,
             scores.total,
             logprobs,
             ref_logprobs,
-            values,
-            last_values,
+            critic_values,
             algorithm=config.algorithm,
             kl_coef=state.kl.coef,
+            group_size=config.data.samples_per_prompt,
         )
         check_start(config, step, experience)
         check_kl_limit(config, step, rollout_metrics)
@@ -104,7 +104,8 @@ def train(
             with timer("update"):
                 seed, experience_ref = request_seed(config.seed, step, "update", 0), ray.put(experience)
                 policy_metrics, critic_metrics = gather(
-                    w.policy.update(experience_ref, state.kl.coef, seed), w.critic.update(experience_ref, seed)
+                    w.policy.update(experience_ref, state.kl.coef, seed),
+                    w.critic.update(experience_ref, seed) if w.critic else None,
                 )
             with timer("sync"):
                 reports = sync(w, inputs, version=step)
@@ -116,9 +117,8 @@ def train(
                 with timer("evaluate"):
                     evaluation, rows = evaluate(config, inputs, w)
                 tracker.log_samples(step, rows)
-            metrics = (
-                named("rollout", rollout_metrics) | named("policy", policy_metrics) | named("critic", critic_metrics)
-            )
+            metrics = named("rollout", rollout_metrics) | named("policy", policy_metrics)
+            metrics |= named("critic", critic_metrics or {})
             metrics |= named("source", {name: float(part.mean()) for name, part in scores.parts.items()})
             metrics |= named("sync", sync_metrics(reports)) | named("eval", evaluation) | named("time", timer.seconds)
             metrics["rollout/tokens_per_second"] = float(batch.lengths.sum()) / timer.seconds["generate"]

@@ -70,7 +70,8 @@ class LoopState:
         """Write a complete checkpoint of the last finished step."""
 
         def write(path: Path) -> None:
-            gather(workers.policy.save(str(path / "policy")), workers.critic.save(str(path / "critic")))
+            w = workers
+            gather(w.policy.save(str(path / "policy")), w.critic.save(str(path / "critic")) if w.critic else None)
 
         meta = self._snapshot | {"config": config_fingerprint(config)}
         return checkpoint.save(checkpoint_root(config), self.step, write, config.checkpoint.keep_last, meta)
@@ -78,7 +79,8 @@ class LoopState:
     def restore(self, found: Found, workers: Workers) -> None:
         """Continue from a checkpoint of this run."""
         step, path, meta = found
-        gather(workers.policy.load(str(path / "policy")), workers.critic.load(str(path / "critic")))
+        w = workers
+        gather(w.policy.load(str(path / "policy")), w.critic.load(str(path / "critic")) if w.critic else None)
         self.prompts.load(meta["prompts"])
         self.kl.load(meta["kl"])
         self.evaluation_before, self.canary, self.canary_tolerance = meta["evaluation_before"], meta["canary"], 1e-5

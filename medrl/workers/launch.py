@@ -25,7 +25,7 @@ class Workers:
     """The groups of a run."""
 
     policy: PolicyGroup
-    critic: CriticGroup
+    critic: CriticGroup | None  # None with an advantage that needs none
     reference: SharedReference | ReferenceGroup
     reward: RewardPool
     rollout: RolloutPool
@@ -72,8 +72,10 @@ def _start(config: PpoConfig, inputs: LaunchInputs, plans: dict[str, RolePlan], 
 
     policy = PolicyGroup("policy", *spawn("policy", PolicyWorker, lambda i: (i, plans["policy"].workers)), config)
     groups.append(policy)
-    critic = CriticGroup("critic", *spawn("critic", CriticWorker, lambda i: (i, plans["critic"].workers)), config)
-    groups.append(critic)
+    critic = None
+    if config.has_critic:
+        critic = CriticGroup("critic", *spawn("critic", CriticWorker, lambda i: (i, plans["critic"].workers)), config)
+        groups.append(critic)
     rollout = RolloutPool(*spawn("rollout", RolloutWorker, lambda i: (inputs.stop_ids,)), config)
     groups.append(rollout)
     reward = RewardPool(*spawn("reward", RewardWorker, lambda i: ()), config, inputs.calibrations)
@@ -85,8 +87,11 @@ def _start(config: PpoConfig, inputs: LaunchInputs, plans: dict[str, RolePlan], 
         reference = ReferenceGroup(*spawn("reference", ReferenceWorker, lambda i: (i, pool)), config)
         groups.append(reference)
         others.append(reference.start())
+    updates = inputs.total_updates
     policy_info, critic_info, rollout_engine, *_ = gather(
-        policy.start(inputs.total_updates), critic.start(inputs.total_updates), rollout.start(), reward.start(), *others
+        policy.start(updates), critic.start(updates) if critic else None, rollout.start(), reward.start(), *others
     )
-    engines = {"policy": policy_info["engine"], "critic": critic_info["engine"], "rollout": rollout_engine}
+    engines = {"policy": policy_info["engine"], "rollout": rollout_engine}
+    if critic_info:
+        engines["critic"] = critic_info["engine"]
     return Workers(policy, critic, reference, reward, rollout, engines)

@@ -41,10 +41,11 @@ def plan_roles(config: PpoConfig) -> dict[str, RolePlan]:
 
     plans = [
         plan("policy", config.learner, "PACK"),
-        plan("critic", config.critic, "PACK"),
         plan("reward", config.reward, "SPREAD"),
         plan("rollout", config.rollout, "SPREAD"),
     ]
+    if config.has_critic:
+        plans.append(plan("critic", config.critic, "PACK"))
     if config.reference.mode == "dedicated":
         plans.append(plan("reference", config.reference, "SPREAD"))
     return {p.role: p for p in plans}

@@ -117,7 +117,7 @@ class PolicyGroup(LearnerGroup):
         )
 
     def reference_canary(self) -> Pending[list[float]]:
-        """Reference log-probs of a fixed sequence: they must never change."""
+        """Log-probs of a fixed sequence with the adapter off."""
         return self.pending(
             [h.reference_canary.remote() for h in self.handles], "reference canary", self.timeouts.score
         )

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from medrl.errors import ModelError, WorkerError
-from medrl.rollout.base import Generator
+from medrl.rollout.base import GenerateRequest, Generator
+from medrl.types import Prompt
 from tests.contract.test_generator import (  # noqa: F401 - `adapted` is a fixture
     MANY,
     SAMPLING,
@@ -66,6 +67,21 @@ def test_a_head_that_is_not_tied_is_replaced_too(tmp_path: Path) -> None:
             nn.init.normal_(parameter, std=0.3)
             generator.receive(weights_of(model, kind="full"))
             assert max(gap(c, model) for c in generator.generate(MANY[:6], SAMPLING)) < 1e-3
+
+
+def test_prompts_of_more_tokens_than_one_scheduler_step_holds(tiny_model: Path, adapted: Any) -> None:  # noqa: F811
+    """vLLM would cut the prompt that meets the limit in two, and a seeded CPU generator cannot be rewound."""
+    length = 250  # not a divisor of vLLM's 4,096 tokens a step on CPU
+    requests = [
+        GenerateRequest(Prompt(f"long-{i}", (), tuple(3 + (i + j) % 300 for j in range(length))), 0, seed=i)
+        for i in range(40)
+    ]
+    assert sum(len(r.prompt.ids) for r in requests) > 2 * 4096
+    with running(tiny_model) as generator:
+        generator.receive(weights_of(adapted))
+        together = generator.generate(requests, SAMPLING)
+        assert max(gap(c, adapted) for c in together) < 1e-3
+        assert together[20:24] == generator.generate(requests[20:24], SAMPLING)
 
 
 def test_a_cache_too_small_for_one_answer_is_a_worker_error(tiny_model: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from medrl.config.base import build_config
 from medrl.config.ppo import PpoConfig
@@ -14,6 +17,7 @@ from medrl.errors import ConfigError, RewardError
 from tests.tiny import ppo_values
 
 pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
 
 
 def config_for(folder: Path, **sections) -> PpoConfig:
@@ -64,6 +68,16 @@ def test_the_first_step_starts_at_the_reference_and_the_engine_agrees_with_the_l
     first, second = metrics_of(finished)
     assert abs(first["rollout/kl_sum_mean"]) < 1e-5 and second["rollout/kl_sum_mean"] != 0
     assert first["rollout/engine_gap_max"] < 1e-3 and second["rollout/engine_gap_max"] < 1e-3
+
+
+def test_every_metric_is_documented(finished: dict) -> None:
+    documented = set(re.findall(r"`([^`]+)`", (ROOT / "docs/metrics.md").read_text(encoding="utf-8")))
+    for name in metrics_of(finished)[-1]:
+        group, _, rest = name.partition("/")
+        general = {"policy": f"…/{rest}", "critic": f"…/{rest}", "source": "source/<name>"}.get(group, name)
+        if rest.startswith("source/"):
+            general = f"{group}/source/<name>"
+        assert documented & {name, general}, f"{name} is not in docs/metrics.md"
 
 
 def test_the_adapter_is_exported_and_every_file_of_the_run_is_there(finished: dict) -> None:
@@ -122,6 +136,43 @@ def test_shared_and_dedicated_references_give_the_same_numbers(ray_cluster, tiny
     assert np.abs(shared).max() > 1
     np.testing.assert_allclose(shared, dedicated, atol=1e-6)
     np.testing.assert_allclose(shared, policy, atol=1e-6)  # B = 0 at the start
+
+
+def test_full_fine_tuning_trains_every_weight_against_a_dedicated_reference(ray_cluster, tiny_run: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from medrl.stages.ppo import run_ppo
+
+    config = config_for(
+        tiny_run, name="full", lora=None, steps=2, reference={"mode": "dedicated", "workers": 2},
+        critic={"init": "policy", "lora": None},
+    )
+    summary = run_ppo(config)
+    first, second = metrics_of(summary)
+    assert abs(first["rollout/kl_sum_mean"]) < 1e-5 and second["rollout/kl_sum_mean"] != 0
+    before = AutoModelForCausalLM.from_pretrained(config.model.path).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(summary["output"]).state_dict()
+    assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_grpo_runs_and_resumes_without_a_critic(ray_cluster, tiny_run: Path) -> None:
+    from medrl.stages.ppo import run_ppo
+
+    def config(steps: int) -> PpoConfig:
+        return config_for(
+            tiny_run, name="grpo", steps=3, rollout={"engine": "hf"}, data={"samples_per_prompt": 4},
+            algorithm={"advantage": "grpo"}, checkpoint={"every": 1}, evaluation={"every": steps},
+        )
+
+    summary = run_ppo(config(3))
+    rows = metrics_of(summary)
+    assert not any(name.startswith("critic/") for row in rows for name in row) and "critic" not in summary["engines"]
+    assert rows[0]["policy/grad_norm"] > 0 and rows[-1]["rollout/kl_sum_mean"] != 0
+    shutil.rmtree(Path(summary["run_dir"]) / "checkpoints/step-000003")
+    again = metrics_of(run_ppo(config(1), resume=True))
+    assert [row["step"] for row in again] == [1, 2, 3]
+    for name in ("rollout/score_mean", "policy/loss", "policy/grad_norm"):
+        assert again[-1][name] == pytest.approx(rows[-1][name], rel=1e-4, abs=1e-7)
 
 
 def test_a_scorer_that_fails_in_a_worker_ends_the_run_with_its_name(ray_cluster, tiny_run: Path) -> None:

@@ -18,12 +18,12 @@ from tests.tiny import ppo_values
 
 pytestmark = pytest.mark.ray
 
-STEPS = 4
+STEPS = 6
 WAIT_SECONDS = 240
 
 
 def write_config(folder: Path, name: str) -> Path:
-    values = ppo_values(folder, name=name, steps=STEPS, checkpoint={"every": 2, "keep_last": 2})
+    values = ppo_values(folder, name=name, steps=STEPS, checkpoint={"every": 3, "keep_last": 2})
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -83,13 +83,13 @@ def same(a: list[dict], b: list[dict]) -> None:
 def test_killed_and_resumed_equals_straight(straight: list[dict], tiny_run: Path) -> None:
     config = write_config(tiny_run, "killed")
     process = start(config)
-    wait_for(lambda: len(rows(tiny_run, "killed")) >= 3, process)
+    wait_for((tiny_run / "runs/killed/checkpoints/step-000003").is_dir, process)
     below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
     resumed = start(config, "--resume")
     output, _ = resumed.communicate(timeout=WAIT_SECONDS)
-    assert resumed.returncode == 0, output
+    assert resumed.returncode == 0 and "continuing after step 3" in output, output
     same(straight, rows(tiny_run, "killed"))
     assert gone(below), "processes outlived the driver"  # workers go at once, Ray's own agents within a minute or so
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from medrl.algo.experience import make_experience
 from medrl.config.ppo import AlgorithmConfig, KlConfig, RewardShaping
-from medrl.errors import ConfigError
 from medrl.types import RolloutBatch
 
 PLAIN = {"gamma": 1.0, "lam": 1.0, "whiten_advantages": False,
@@ -34,9 +33,9 @@ BATCH, NEW, REF, VALUES, LAST = make_batch([2, 1, 3], [3, 4, 1], [True, False, T
 RAW = np.array([1.0, 5.0, -3.0], np.float32)
 
 
-def experience(*, kl_coef=0.1, last=LAST, **settings):
+def experience(*, kl_coef=0.1, **settings):
     algorithm = AlgorithmConfig(**(PLAIN | settings))
-    return make_experience(BATCH, RAW, NEW, REF, VALUES, last, algorithm=algorithm, kl_coef=kl_coef)
+    return make_experience(BATCH, RAW, NEW, REF, (VALUES, LAST), algorithm=algorithm, kl_coef=kl_coef)
 
 
 def rows_of(array):
@@ -92,11 +91,6 @@ def test_only_cut_answers_bootstrap():
     assert gain[1] == pytest.approx([LAST[1]] * 4, abs=1e-5)
 
 
-def test_bootstrapping_without_a_critic_is_refused():
-    with pytest.raises(ConfigError, match="bootstrap_truncated"):
-        experience(bootstrap_truncated=True, last=None)
-
-
 def test_whitening_is_over_the_whole_batch_and_spares_the_returns():
     plain, _ = experience()
     e, _ = experience(whiten_advantages=True)
@@ -137,7 +131,7 @@ def test_arrays_from_shared_memory_are_read_only():
     for array in arrays:
         array.setflags(write=False)
     algorithm = AlgorithmConfig(**PLAIN)
-    e, _ = make_experience(BATCH, *arrays, algorithm=algorithm, kl_coef=0.1)
+    e, _ = make_experience(BATCH, *arrays[:3], tuple(arrays[3:]), algorithm=algorithm, kl_coef=0.1)
     np.testing.assert_array_equal(e.advantages, experience()[0].advantages)
 
 
@@ -151,11 +145,12 @@ def test_an_answer_does_not_see_its_neighbours(rows, seed):
     raw = np.arange(len(rows), dtype=np.float32)
     settings = {"algorithm": AlgorithmConfig(**(PLAIN | {"lam": 0.9, "bootstrap_truncated": True})),
                 "kl_coef": 0.2}
-    together, _ = make_experience(batch, raw, new, ref, values, last, **settings)
+    together, _ = make_experience(batch, raw, new, ref, (values, last), **settings)
     for i in range(len(rows)):
         row = np.array([i])
         width = int(batch.attention_mask[i].sum())
         alone, _ = make_experience(
-            batch.rows(row), raw[row], new[row, :width], ref[row, :width], values[row, :width], last[row], **settings)
+            batch.rows(row), raw[row], new[row, :width], ref[row, :width], (values[row, :width], last[row]),
+            **settings)
         for name in ("rewards", "advantages", "returns", "scores"):
             np.testing.assert_allclose(getattr(alone, name), getattr(together.rows(row), name), atol=1e-6)

@@ -158,6 +158,17 @@ def test_importance_weights_make_engine_samples_stand_for_the_learner():
     assert ours == pytest.approx(float(np.dot(learner.exp().numpy()[0], f.numpy()[0])), abs=1e-12)
 
 
+def test_sequence_level_weights_are_the_product_over_the_answer():
+    old = torch.tensor([[-1.0, -2.0, -0.5, 9.0], [-1.0, 9.0, 9.0, 9.0]]).double()
+    engine = torch.tensor([[-1.2, -1.9, -0.9, 0.0], [-1.5, 0.0, 0.0, 0.0]]).double()
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
+    first, second = math.exp(0.2 - 0.1 + 0.4), math.exp(0.5)
+    for mode, cap, expected in (("truncate", 9.0, [first, second]), ("truncate", 1.5, [1.5, 1.5]),
+                                ("mask", 1.648, [0.0, 0.0]), ("mask", 1.65, [first, second])):
+        weights = importance_weights(old, engine, mask, mode, cap, "sequence")
+        np.testing.assert_allclose(weights, mask * np.array(expected)[:, None], rtol=1e-6)
+
+
 def test_importance_weights_carry_no_gradient():
     old = torch.zeros(1, 1, requires_grad=True)
     assert not importance_weights(old, torch.zeros(1, 1), torch.ones(1, 1), "truncate", 2.0).requires_grad

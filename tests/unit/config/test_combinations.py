@@ -14,7 +14,12 @@ from medrl.errors import ConfigError
 PPO_REFUSALS = [
     (["algorithm.mini_batches=3"], "= 8 must be a multiple of algorithm.mini_batches 3"),
     (["algorithm.mini_batches=8", "learner.workers=2"], "a mini-batch has 1 answers for learner.workers 2"),
+    (["algorithm.advantage=grpo"], "data.samples_per_prompt must be at least 2, got 1"),
+    (["algorithm.advantage=reinforce_pp", "algorithm.bootstrap_truncated=true"], "bootstrap_truncated needs a critic"),
+    (["algorithm.kl={use: loss, estimator: k1}"], "k1 as a loss pulls nowhere"),
     (["lora=null"], "reference.mode shared needs lora"),
+    (["lora=null", "reference.mode=dedicated", "model.dtype=bfloat16"], "needs learner.zero_stage 2 or 3"),
+    (["model.dtype=bfloat16"], "needs critic.zero_stage 2 or 3"),
     (["lora.dropout=0.1"], "lora.dropout must be 0 in RL"),
     (["lora.bias=all"], "use reference.mode: dedicated"),
     (["lora.init=pissa"], "use reference.mode: dedicated"),
@@ -32,7 +37,8 @@ PPO_REFUSALS = [
     (["sampling.top_k=0"], "top_k must be -1 (all) or at least 1, got 0"),
 ]
 PPO_ALLOWED = [
-    ["lora=null", "reference.mode=dedicated"],
+    ["lora=null", "reference.mode=dedicated", "model.dtype=float32"],
+    ["lora=null", "reference.mode=dedicated", "model.dtype=bfloat16", "learner.zero_stage=2", "critic.zero_stage=3"],
     ["lora.init=pissa", "reference.mode=dedicated"],
     ["reference={mode: adapter, adapter: sft/adapter}"],
     ["data.samples_per_prompt=3", "algorithm.mini_batches=3"],
@@ -52,6 +58,34 @@ def test_ppo_refuses(ppo_file: Path, overrides: list[str], said: str) -> None:
 @pytest.mark.parametrize("overrides", PPO_ALLOWED)
 def test_ppo_allows(ppo_file: Path, overrides: list[str]) -> None:
     load_config(PpoConfig, ppo_file, overrides)
+
+
+PUBLISHED = {  # advantage → whitening, aggregation, use and estimator of the KL
+    "gae": (True, "token_mean", "reward", "k1"),
+    "rloo": (False, "token_mean", "reward", "k1"),
+    "grpo": (False, "sequence_mean", "loss", "k3"),
+    "dr_grpo": (False, "token_sum", "loss", "k3"),
+    "reinforce_pp": (True, "token_mean", "reward", "k1"),
+    "reinforce_pp_baseline": (True, "token_mean", "loss", "k2"),
+}
+
+
+@pytest.mark.parametrize("advantage", PUBLISHED)
+def test_an_advantage_brings_its_papers_defaults_and_what_is_given_stays(ppo_file: Path, advantage: str) -> None:
+    def algorithm(*overrides: str):
+        given = [f"algorithm.advantage={advantage}", "data.samples_per_prompt=2", *overrides]
+        return load_config(PpoConfig, ppo_file, given).algorithm
+
+    a = algorithm("algorithm.kl={coef: 0.2}")
+    assert (a.whiten_advantages, a.aggregation, a.kl.use, a.kl.estimator) == PUBLISHED[advantage]
+    b = algorithm("algorithm.kl={use: reward, estimator: k2}", "algorithm.aggregation=sequence_mean",
+                  "algorithm.whiten_advantages=true")
+    assert (b.whiten_advantages, b.aggregation, b.kl.use, b.kl.estimator) == (True, "sequence_mean", "reward", "k2")
+
+
+def test_without_a_critic_its_section_is_not_read(ppo_file: Path) -> None:
+    rules = ["reward.sources=[{name: f, function: 'rules:score'}]", "data.samples_per_prompt=2"]
+    assert not load_config(PpoConfig, ppo_file, [*rules, "algorithm.advantage=rloo"]).has_critic
 
 
 @pytest.mark.parametrize(("overrides", "said"), [
