@@ -195,9 +195,13 @@ class CriticConfig(LearnerConfig):
 class ReferenceConfig(StrictModel):
     """The frozen model the KL is measured against."""
 
-    mode: Literal["shared", "dedicated"] = Field(
+    mode: Literal["shared", "adapter", "dedicated"] = Field(
         default="shared",
-        description="shared: the policy workers' base, adapter off; dedicated: own workers (needed without LoRA)",
+        description="shared: the policy workers' base, adapter off; adapter: that base under the frozen `adapter`, "
+        "which the policy starts from; dedicated: own workers (needed without LoRA)",
+    )
+    adapter: str | None = Field(
+        default=None, description="adapter: directory of an adapter of model.path, trained with this run's lora section"
     )
     workers: int = Field(default=1, ge=1, description="dedicated: how many")
     cpus_per_worker: float = Field(default=1.0, gt=0, description="dedicated: CPUs reserved for each")
@@ -336,18 +340,20 @@ class PpoConfig(StageConfig):
                 f"{self.learner.workers}: "
                 "raise data.batch_size or lower algorithm.mini_batches"
             )
-        if self.lora is None and self.reference.mode == "shared":
+        if self.lora is None and self.reference.mode != "dedicated":
             raise ValueError(
-                "reference.mode shared needs lora (the reference is the base with the adapter off); "
-                "set reference.mode: dedicated"
+                f"reference.mode {self.reference.mode} needs lora (the reference is the policy's base with another "
+                "adapter or none); set reference.mode: dedicated"
             )
+        if (self.reference.mode == "adapter") != (self.reference.adapter is not None):
+            raise ValueError("reference.adapter and reference.mode: adapter go together; set both or neither")
         if self.lora and self.lora.dropout:
             raise ValueError(
                 f"lora.dropout must be 0 in RL (old and new log-probs would differ by noise), got {self.lora.dropout}"
             )
         if (
             self.lora
-            and self.reference.mode == "shared"
+            and self.reference.mode != "dedicated"
             and (self.lora.bias != "none" or self.lora.init in ("pissa", "olora"))
         ):
             raise ValueError(

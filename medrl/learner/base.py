@@ -41,7 +41,7 @@ class PolicyLearner(Learner, Protocol):
         ...
 
     def ref_logprobs(self, batch: RolloutBatch) -> np.ndarray:
-        """The same by the reference: the base with the adapter off."""
+        """The same by the reference inside the policy: its base with the adapter off, or under a frozen adapter."""
         ...
 
     def reference_canary(self) -> list[float]:

@@ -16,6 +16,7 @@ from medrl.errors import ConfigError
 from medrl.learner.engine import TrainEngine, precision_of
 from medrl.learner.state import load_state, save_state, writing
 from medrl.learner.update import forward_rows, run_update, tensors
+from medrl.lora.heads import check_head_trains
 from medrl.lora.manifest import check_manifest, manifest
 from medrl.lora.wrap import wrap
 from medrl.models.export import load_calibration
@@ -36,6 +37,7 @@ class DeepSpeedCritic:
         model: Any = load_value_model(config)
         if config.critic.lora:
             model = wrap(model, config.critic.lora, task="scalar")
+        check_head_trains(model)
         if config.critic.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()  # transformers recomputes in train mode only; every dropout is 0

@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from medrl.algo.kl import kl_estimate
 from medrl.algo.losses import policy_loss, policy_stats
 from medrl.config.ppo import PpoConfig
-from medrl.errors import AdapterError, ConfigError
+from medrl.errors import ConfigError
 from medrl.learner.base import ExportedWeights
 from medrl.learner.engine import TrainEngine, precision_of
 from medrl.learner.state import load_state, save_state, writing
 from medrl.learner.update import forward_rows, run_update, tensors
 from medrl.lora.adapter import adapter_tensors, save_adapter
 from medrl.lora.manifest import check_manifest, manifest
-from medrl.lora.reference import adapter_disabled, canary_ids, check_reference_canary
+from medrl.lora.reference import ReferenceSpec, attach_reference, reference_active
+from medrl.lora.reference_proofs import canary_batch, check_policy_start, check_reference_canary
 from medrl.lora.wrap import wrap
 from medrl.models.forward import policy_forward
 from medrl.models.loading import load_causal_lm, load_tokenizer
 from medrl.types import Experience, Probe, RolloutBatch
 
-START_TOLERANCE = 1e-6  # adding B·A·x = 0 is exact in every dtype
 RESUME_TOLERANCE = 1e-5
 
 
@@ -38,15 +38,20 @@ class DeepSpeedPolicy:
         model: Any = load_causal_lm(config.model)
         if config.lora:
             model = wrap(model, config.lora, task="causal")
+        self.reference = _reference_inside(config)
+        inside = config.reference.mode != "dedicated"
+        if self.reference and inside:
+            attach_reference(model, self.reference)
         if config.learner.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()  # transformers recomputes in train mode only; every dropout is 0
         self.trainable_rows = manifest(model)
         self.engine = TrainEngine(model, config.learner, total_updates, precision_of(config.model, config.lora))
         self.model = model
-        self.canary = _canary(model.config.get_text_config().vocab_size)
-        if config.reference.mode == "shared":
-            self._check_start()
+        self.canary = canary_batch(model.config.get_text_config().vocab_size)
+        if self.reference and inside:
+            start, reference = self.logprobs(self.canary), self.ref_logprobs(self.canary)
+            check_policy_start(torch.from_numpy(start), torch.from_numpy(reference))
 
     def describe(self) -> dict[str, Any]:
         return self.engine.describe() | {"trainable": self.trainable_rows}
@@ -58,9 +63,9 @@ class DeepSpeedPolicy:
         return forward_rows(self.engine, batch, lambda rows: (self._forward(rows, entropy=False)[0],))[0]
 
     def ref_logprobs(self, batch: RolloutBatch) -> np.ndarray:
-        if self.config.lora is None:
+        if self.reference is None:
             raise ConfigError("a policy that trains in full holds no reference", remedy="set reference.mode: dedicated")
-        with adapter_disabled(self.model):
+        with reference_active(self.model, self.reference):
             logprobs = self.logprobs(batch)
         check_manifest(self.model, self.trainable_rows)
         return logprobs
@@ -87,7 +92,7 @@ class DeepSpeedPolicy:
 
     def save(self, directory: str | Path) -> None:
         """engine/, rng_<rank>.pt and learner.json; beside them adapter/ in PEFT's format, or model/ without LoRA."""
-        facts = {"canary": self.reference_canary()} if self.config.reference.mode == "shared" else {}
+        facts = {"canary": self.reference_canary()} if self.config.reference.mode != "dedicated" else {}
         with writing(directory) as folder:
             save_state(self.engine, folder, frozen_too=self.config.lora is None, facts=facts)
             if self.config.lora is None:
@@ -103,7 +108,7 @@ class DeepSpeedPolicy:
     def load(self, directory: str | Path) -> None:
         facts = load_state(self.engine, directory, frozen_too=self.config.lora is None)
         check_manifest(self.model, self.trainable_rows)
-        if self.config.reference.mode == "shared" and "canary" in facts:
+        if "canary" in facts:
             then, now = torch.tensor(facts["canary"]), torch.tensor(self.reference_canary())
             check_reference_canary(then, now, RESUME_TOLERANCE)
 
@@ -138,19 +143,9 @@ class DeepSpeedPolicy:
         logprobs, _ = policy_forward(self.engine.deepspeed, row, real, real, 1.0, False)
         return Probe(tuple(ids), tuple(logprobs[0, 1:].tolist()))
 
-    def _check_start(self) -> None:
-        """A fresh adapter adds nothing (B = 0): policy and reference must agree before the first update."""
-        gap = float(np.abs(self.logprobs(self.canary) - self.ref_logprobs(self.canary)).max())
-        if not gap <= START_TOLERANCE:
-            raise AdapterError("the fresh policy differs from its reference: KL would not start at 0",
-                               limit=f"log-probs within {START_TOLERANCE:g}", got=f"{gap:.3g}",
-                               remedy="start from a merged model with a fresh adapter")
 
-
-def _canary(vocab_size: int) -> RolloutBatch:
-    """A fixed sequence whose reference log-probs must never change."""
-    ids = canary_ids(vocab_size).numpy()
-    real = np.ones_like(ids, dtype=bool)
-    response = real.copy()
-    response[:, 0] = False
-    return RolloutBatch(ids, real, response, np.zeros(ids.shape, np.float32), np.ones(1, dtype=bool))
+def _reference_inside(config: PpoConfig) -> ReferenceSpec | None:
+    """The reference that the policy's own model can become; None without LoRA."""
+    if config.lora is None:
+        return None
+    return ReferenceSpec("adapter" if config.reference.adapter else "base", config.reference.adapter)

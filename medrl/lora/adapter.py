@@ -144,6 +144,14 @@ def load_adapter_(model: peft.PeftModel, path: str | Path) -> None:
             got=", ".join(f"{key} {config.get(key)}" for key in differing),
             remedy="use the lora section it was trained with",
         )
+    keys, own = check_fits(model, path, tensors), model.state_dict()
+    with torch.no_grad():
+        for key, name in keys.items():
+            own[name].copy_(tensors[key])
+
+
+def check_fits(model: peft.PeftModel, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """`adapter_keys(model)`; AdapterError unless the tensors of the adapter in `path` have these names and shapes."""
     keys, own = adapter_keys(model), model.state_dict()
     problems = {
         "missing": sorted(keys.keys() - tensors.keys()),
@@ -157,9 +165,7 @@ def load_adapter_(model: peft.PeftModel, path: str | Path) -> None:
             got="; ".join(f"{what}: {', '.join(names[:3])}" for what, names in problems.items() if names),
             remedy="use the lora section it was trained with",
         )
-    with torch.no_grad():
-        for key, name in keys.items():
-            own[name].copy_(tensors[key])
+    return keys
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -80,3 +80,15 @@ def check_base(path: str | Path, base: nn.Module, base_path: str | None) -> bool
             remedy="use the model it was trained on",
         )
     return True
+
+
+def check_adapter_of(base_path: str, adapter: str | Path) -> None:
+    """AdapterError unless the adapter's record says that it was made for the base in `base_path`."""
+    record = read_record(adapter)
+    if record is None or record["base_sha256"] != model_hash(base_path):
+        raise AdapterError(
+            f"the adapter in {adapter} was not made for {base_path}",
+            limit="the sha256 of this base in its record",
+            got="no record" if record is None else f"{record['base_path']} (sha256 {str(record['base_sha256'])[:12]}…)",
+            remedy="use the base it was trained on, or merge it there first",
+        )

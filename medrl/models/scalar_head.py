@@ -14,6 +14,8 @@ from medrl.models.loading import load_pretrained
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+HEAD_NAMES = ("score", "classifier", "head")
+
 
 class ScalarModel(nn.Module):
     """`backbone` (a transformers base model) and `head`, Linear(d, 1). The head computes in its own dtype (float32
@@ -104,7 +106,7 @@ def score_head(model: nn.Module) -> nn.Linear:
 def score_head_name(model: nn.Module) -> str:
     """Its name: `score`, `classifier` or `head`."""
     for name, child in model.named_children():
-        if name in ("score", "classifier", "head") and isinstance(child, nn.Linear):
+        if name in HEAD_NAMES and isinstance(child, nn.Linear):
             return name
     raise ModelError(
         f"{type(model).__name__} has no linear head with one scalar",

@@ -9,6 +9,7 @@ from medrl.config.common import ModelConfig
 from medrl.config.ppo import PpoConfig
 from medrl.data.chat import check_tokenizer, decode_answer, end_token_ids
 from medrl.data.prompts import PromptStream, build_prompts
+from medrl.lora.identity import check_adapter_of
 from medrl.models.export import load_calibration
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.rollout.base import GenerateRequest, check_context, request_seed
@@ -50,6 +51,8 @@ def prepare(config: PpoConfig) -> PpoInputs:
     """Read the data and check models, tokenizers and lengths. Raises ConfigError, DataError or ModelError."""
     check_model_dir(config.model.path)
     check_context(config.model, config.max_model_len)
+    if config.reference.adapter:
+        check_adapter_of(config.model.path, config.reference.adapter)
     calibrations = {}
     for source in config.reward.sources:
         if source.model:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
+import torch
 
 from medrl.config.ppo import PpoConfig
-from medrl.errors import AdapterError, TrainingError
+from medrl.errors import TrainingError
+from medrl.lora.reference_proofs import check_policy_start, check_reference_canary
 from medrl.stages.ppo_state import LoopState
 from medrl.types import Experience
 from medrl.workers.launch import Workers
@@ -18,15 +19,8 @@ def check_start(config: PpoConfig, step: int, experience: Experience) -> None:
     """At the first step the policy is the reference, so every per-token KL is 0 (in bfloat16: within rounding)."""
     if step != 1:
         return
-    gap = float(np.abs(experience.logprobs - experience.ref_logprobs).max())
-    limit = START_TOLERANCE[config.model.dtype]
-    if gap > limit:
-        raise AdapterError(
-            "the policy does not start at the reference",
-            limit=f"log-probs within {limit:g}",
-            got=f"a gap of {gap:g}",
-            remedy="start from a merged model and a fresh adapter, so that the first policy equals the reference",
-        )
+    policy, reference = torch.tensor(experience.logprobs), torch.tensor(experience.ref_logprobs)
+    check_policy_start(policy, reference, START_TOLERANCE[config.model.dtype])
 
 
 def check_kl_limit(config: PpoConfig, step: int, metrics: dict[str, float]) -> None:
@@ -42,16 +36,9 @@ def check_kl_limit(config: PpoConfig, step: int, metrics: dict[str, float]) -> N
 
 
 def check_reference(state: LoopState, w: Workers) -> None:
-    """The reference gives the very numbers it gave at the start, whatever the adapter learned since."""
+    """The reference gives the very numbers it gave at the start, whatever the policy learned since."""
     now = w.reference.canary().result()
     if not state.canary:
         state.canary = now
         return
-    gap = max((abs(a - b) for a, b in zip(state.canary, now, strict=True)), default=0.0)
-    if gap > state.canary_tolerance:
-        raise AdapterError(
-            "the reference policy has changed",
-            limit=f"canary log-probs within {state.canary_tolerance:g} of the start",
-            got=f"a difference of {gap:g}",
-            remedy="the base weights were modified while training: report this",
-        )
+    check_reference_canary(torch.tensor(state.canary), torch.tensor(now), state.canary_tolerance)

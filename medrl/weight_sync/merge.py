@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 
 from medrl.errors import WeightSyncError
+from medrl.models.stored_weights import StoredWeights
 from medrl.types import Weights
-from medrl.weight_sync.base_weights import BaseWeights
 
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 
-def check_fits(weights: Weights, base: BaseWeights) -> None:
+def check_fits(weights: Weights, base: StoredWeights) -> None:
     """Every tensor of the payload has its place in the base, with the right shape. Raises WeightSyncError.
 
     Runs before anything is loaded, so that an engine is never left half changed by a payload that could not fit.
@@ -25,7 +25,7 @@ def check_fits(weights: Weights, base: BaseWeights) -> None:
                               remedy="learner and rollout engines must start from the same model.path")
 
 
-def merged_tensors(weights: Weights, base: BaseWeights) -> Iterator[tuple[str, torch.Tensor]]:
+def merged_tensors(weights: Weights, base: StoredWeights) -> Iterator[tuple[str, torch.Tensor]]:
     """The whole model, one tensor at a time, in the base's checkpoint names.
 
     Whole, because vLLM fuses projections (q, k, v; gate, up) and rebuilds a fused module from what one reload brings:
@@ -42,7 +42,7 @@ def merged_tensors(weights: Weights, base: BaseWeights) -> Iterator[tuple[str, t
             yield name, base[name]
 
 
-def _full_problems(weights: Weights, base: BaseWeights) -> list[str]:
+def _full_problems(weights: Weights, base: StoredWeights) -> list[str]:
     known = {name: tensor for name, tensor in weights.tensors.items() if name in base.shapes}
     problems = [f"{name} is missing" for name in base if name not in known]
     problems += [_shape_problem(name, tensor, base) for name, tensor in known.items()]
@@ -52,7 +52,7 @@ def _full_problems(weights: Weights, base: BaseWeights) -> list[str]:
     return [problem for problem in problems if problem]
 
 
-def _adapter_problems(weights: Weights, base: BaseWeights) -> list[str]:
+def _adapter_problems(weights: Weights, base: StoredWeights) -> list[str]:
     modules = {name.removesuffix(end) for name in weights.tensors for end in (LORA_A, LORA_B) if name.endswith(end)}
     whole = {name: tensor for name, tensor in weights.tensors.items() if not name.endswith((LORA_A, LORA_B))}
     problems = [f"{module} has a scaling but no adapter" for module in sorted(weights.scaling.keys() - modules)]
@@ -61,7 +61,7 @@ def _adapter_problems(weights: Weights, base: BaseWeights) -> list[str]:
     return [problem for problem in problems if problem]
 
 
-def _module_problem(module: str, weights: Weights, base: BaseWeights) -> str:
+def _module_problem(module: str, weights: Weights, base: StoredWeights) -> str:
     name, a, b = f"{module}.weight", weights.tensors.get(module + LORA_A), weights.tensors.get(module + LORA_B)
     if a is None or b is None:
         return f"{module} has only one of lora_A and lora_B"
@@ -76,7 +76,7 @@ def _module_problem(module: str, weights: Weights, base: BaseWeights) -> str:
     return ""
 
 
-def _shape_problem(name: str, tensor: torch.Tensor, base: BaseWeights) -> str:
+def _shape_problem(name: str, tensor: torch.Tensor, base: StoredWeights) -> str:
     if name not in base.shapes:
         return f"{name} is not in the base model"
     if tuple(tensor.shape) != base.shapes[name]:

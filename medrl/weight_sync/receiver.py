@@ -11,8 +11,8 @@ import torch
 from medrl.config.common import ModelConfig
 from medrl.config.ppo import RolloutConfig
 from medrl.errors import WeightSyncError
+from medrl.models.stored_weights import StoredWeights
 from medrl.types import Probe, SyncReport, Weights
-from medrl.weight_sync.base_weights import BaseWeights
 from medrl.weight_sync.merge import check_fits, merged_tensors
 from medrl.weight_sync.publisher import fingerprint
 from medrl.weight_sync.versions import VersionGate
@@ -36,7 +36,7 @@ class Receiver:
     """Holds the pristine base and the version of one engine."""
 
     def __init__(self, model: ModelConfig, rollout: RolloutConfig) -> None:
-        self._base = BaseWeights(model.path)
+        self._base = StoredWeights(model.path)
         coarser = "bfloat16" if "bfloat16" in (model.dtype, rollout.dtype) else "float32"
         self._tolerance = rollout.probe_tolerance or PROBE_TOLERANCE[coarser]
         self._gate = VersionGate()

@@ -111,7 +111,7 @@ class PolicyGroup(LearnerGroup):
         )
 
     def ref_logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
-        """[B, T] log-probs with the adapter off."""
+        """[B, T] log-probs of the reference inside the policy."""
         return self.pending(
             [h.ref_logprobs.remote(batch) for h in self.handles], "reference log-probs", self.timeouts.score, stack_rows
         )
@@ -138,7 +138,7 @@ class PolicyGroup(LearnerGroup):
 
 
 class SharedReference:
-    """The reference as the policy workers' base with the adapter off: no weights of its own."""
+    """The reference as the policy workers' base with the adapter off or another one on: no model of its own."""
 
     def __init__(self, policy: PolicyGroup) -> None:
         self._policy = policy
@@ -148,5 +148,5 @@ class SharedReference:
         return self._policy.ref_logprobs(batch)
 
     def canary(self) -> Pending[list[float]]:
-        """Log-probs of a fixed sequence: they must never change."""
+        """Reference log-probs of a fixed sequence: they must never change."""
         return self._policy.reference_canary()

@@ -29,35 +29,31 @@ class ReferenceWorker:
 
     def logprobs(self, batch: RolloutBatch) -> np.ndarray:
         """[b, T] of this worker's share of the rows."""
-        from medrl.data.batching import micro_batches
+        mine = split_evenly(len(batch.ids), self.pool)[self.index]
+        return self._logprobs(batch.rows(np.arange(len(batch.ids))[mine]))
 
-        share = batch.rows(np.arange(len(batch.ids))[split_evenly(len(batch.ids), self.pool)[self.index]])
+    def canary(self) -> list[float]:
+        from medrl.lora.reference_proofs import canary_batch
+
+        return self._logprobs(canary_batch(self.model.config.get_text_config().vocab_size))[0].tolist()
+
+    def _logprobs(self, share: RolloutBatch) -> np.ndarray:
+        import torch
+
+        from medrl.data.batching import micro_batches
+        from medrl.models.forward import policy_forward
+
         out = np.zeros(share.ids.shape, np.float32)
         for rows in micro_batches(share.attention_mask.sum(1), self.config.learner.micro_batch_size):
             part = share.rows(rows)
-            logprobs = self._forward(part.ids, part.attention_mask, part.response_mask)
-            out[rows, : part.ids.shape[1]] = logprobs
+            ids, mask, response = (
+                torch.tensor(x, device=self.device) for x in (part.ids, part.attention_mask, part.response_mask)
+            )
+            with torch.no_grad():
+                temperature = self.config.sampling.temperature
+                logprobs, _ = policy_forward(self.model, ids, mask, response, temperature, entropy=False)
+            out[rows, : part.ids.shape[1]] = logprobs.cpu().numpy()
         return out
-
-    def canary(self) -> list[float]:
-        """Log-probs of a fixed sequence: they must never change."""
-        from medrl.lora.reference import canary_ids
-
-        ids = canary_ids(self.model.config.get_text_config().vocab_size).numpy()
-        real = np.ones_like(ids, dtype=bool)
-        return self._forward(ids, real, real)[0, 1:].tolist()
-
-    def _forward(self, ids: np.ndarray, mask: np.ndarray, response: np.ndarray) -> np.ndarray:
-        """[b, t] log-probs."""
-        import torch
-
-        from medrl.models.forward import policy_forward
-
-        tensors = (torch.tensor(x, device=self.device) for x in (ids, mask, response))
-        temperature = self.config.sampling.temperature
-        with torch.no_grad():
-            logprobs, _ = policy_forward(self.model, *tensors, temperature=temperature, entropy=False)
-        return logprobs.cpu().numpy()
 
 
 class ReferenceGroup(WorkerGroup):
@@ -77,8 +73,11 @@ class ReferenceGroup(WorkerGroup):
         )
 
     def canary(self) -> Pending[list[float]]:
-        """Log-probs of a fixed sequence from every copy, one after the other."""
+        """Reference log-probs of a fixed sequence, by every copy in turn: they must never change."""
+
+        def joined(parts: list[list[float]]) -> list[float]:
+            return [value for part in parts for value in part]
+
         return self.pending(
-            [h.canary.remote() for h in self.handles], "canary", self.timeouts.score,
-            lambda copies: [x for copy in copies for x in copy],
+            [h.canary.remote() for h in self.handles], "reference canary", self.timeouts.score, joined
         )

@@ -30,6 +30,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from medrl.config.common import ModelConfig
 from medrl.errors import TrainingError
 from medrl.lora.adapter import save_adapter
+from medrl.lora.heads import check_head_trains
 from medrl.lora.manifest import manifest
 from medrl.lora.merge import merge_adapter
 from medrl.lora.resolve import Task
@@ -55,6 +56,8 @@ def fit(
     tokenizer, model = load_tokenizer(job.config.model), load(job.config.model)
     if job.config.lora:
         model = wrap(model, job.config.lora, task=task)
+    if task == "scalar":
+        check_head_trains(model)
     trained = manifest(model)
     log = StepLog(job)
     trainer = trainer_class(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import peft
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from medrl.config.common import LoraConfig, ModelConfig
 from medrl.errors import AdapterError, ModelError
 from medrl.lora.adapter import save_adapter
+from medrl.lora.merge import merge_adapter
 from medrl.lora.wrap import wrap
 from medrl.models.export import load_calibration, save_calibration
 from medrl.models.loading import load_causal_lm, load_pretrained
@@ -30,7 +35,10 @@ def logprobs(model):
     return model(input_ids=IDS).logits.float().log_softmax(-1)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2", "mixtral", "gpt_neox", "qwen3_5_text"])
+MERGED = ["llama", "qwen3", "gemma2", "gpt2", "mixtral", "gpt_neox", "qwen3_5_text", "opt"]
+
+
+@pytest.mark.parametrize("family", MERGED)
 def test_merged_equals_adapter_on(family, model_dir, tmp_path):
     model = adapted(model_dir(family))
     save_adapter(model, tmp_path / "adapter")
@@ -89,9 +97,10 @@ def test_tokenizer_template_and_generation_config_come_along(model_dir, tmp_path
     assert json.loads((tmp_path / "out/config.json").read_text())["use_cache"] is True
 
 
-def test_a_reward_model_from_a_language_model_and_its_adapter(model_dir, tmp_path):
+@pytest.mark.parametrize("family", ["qwen3", "gpt2", "mixtral"])
+def test_a_reward_model_from_a_language_model_and_its_adapter(family, model_dir, tmp_path):
     """The head exists only in the adapter: the base has none."""
-    base = model_dir("qwen3")
+    base = model_dir(family)
     torch.manual_seed(0)
     fresh = load_pretrained(
         AutoModelForSequenceClassification, ModelConfig(path=str(base)), may_miss=("score.weight",), num_labels=1
@@ -105,6 +114,66 @@ def test_a_reward_model_from_a_language_model_and_its_adapter(model_dir, tmp_pat
     assert not info["missing_keys"] and merged.config.num_labels == 1
     torch.testing.assert_close(merged(input_ids=IDS).logits, model(input_ids=IDS).logits, atol=1e-4, rtol=1e-4)
     assert load_calibration(tmp_path / "out") == (0.5, 2.0)
+
+
+def test_ranks_and_scales_that_differ_by_module(model_dir, tmp_path):
+    """PEFT's own patterns, from an adapter that medrl did not make."""
+    base = model_dir("llama")
+    config = peft.LoraConfig(
+        r=2, lora_alpha=3, target_modules=["q_proj", "up_proj"], rank_pattern={r"layers\.1\..*q_proj": 5},
+        alpha_pattern={"up_proj": 9}, lora_bias=False)
+    model = peft.get_peft_model(load_causal_lm(ModelConfig(path=str(base))), config)
+    train_a_little(model)
+    model.save_pretrained(tmp_path / "adapter")
+    merge_adapter(str(tmp_path / "adapter"), str(base), str(tmp_path / "out"))
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logprobs(merged), logprobs(model), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_adapters_on_fused_experts(family, model_dir, tmp_path):
+    """The checkpoint may store each expert by itself: what is written has its form."""
+    base = model_dir(family)
+    config = peft.LoraConfig(
+        r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])
+    model = peft.get_peft_model(load_causal_lm(ModelConfig(path=str(base))), config)
+    train_a_little(model)
+    model.save_pretrained(tmp_path / "adapter")
+    merge_adapter(str(tmp_path / "adapter"), str(base), str(tmp_path / "out"))
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logprobs(merged), logprobs(model), atol=1e-4, rtol=0)
+    keys = [set(load_file(folder / "model.safetensors")) for folder in (base, tmp_path / "out")]
+    assert keys[0] == keys[1]
+
+
+def test_shards_with_their_index(model_dir, tmp_path, monkeypatch):
+    base = model_dir("qwen3")
+    save_adapter(adapted(base), tmp_path / "adapter")
+    run_merge(str(tmp_path / "adapter"), None, str(tmp_path / "one"))
+    monkeypatch.setattr("medrl.lora.merge.SHARD_BYTES", 20_000)
+    run_merge(str(tmp_path / "adapter"), None, str(tmp_path / "many"))
+    one, many = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "many"))
+    assert all(torch.equal(tensor, many[name]) for name, tensor in one.items())
+    index = json.loads((tmp_path / "many/model.safetensors.index.json").read_text())
+    files = {file.name for file in (tmp_path / "many").glob("*.safetensors")}
+    assert len(files) > 3 and files == set(index["weight_map"].values())
+    assert index["metadata"]["total_size"] == sum(t.numel() * 4 for n, t in one.items() if n in index["weight_map"])
+
+
+def test_the_model_card_tells_names_and_numbers(model_dir, tmp_path):
+    base, run = model_dir("qwen3"), tmp_path / "secret-folder/run"
+    save_adapter(adapted(base), run / "adapter")
+    config = {"model": {"path": str(base)}, "data": {"train": "/data/ward/notes.jsonl", "eval": None}}
+    (run / "config.yaml").write_text(json.dumps(config))
+    report = {"stage": "sft", "model": str(run), "loss_last": 1e-05, "rows": {"train": {"used": 12}}}
+    (run / "report.json").write_text(json.dumps(report))
+    run_merge(str(run / "adapter"), None, str(tmp_path / "out"))
+    card = (tmp_path / "out/README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["base_model"] == base.name
+    for row in ("| train | notes.jsonl |", "| train rows | 12 |", "| loss_last | 1e-05 |", "| rank | 3 |"):
+        assert row in card
+    assert "/" not in card.replace("<", "") and "ward" not in card and "secret" not in card
 
 
 class TestRefusals:
@@ -131,6 +200,20 @@ class TestRefusals:
 
     def test_another_class(self, saved, model_dir):
         self.refused(saved, AdapterError, "another class", base=str(model_dir("llama")))
+
+    def test_adapters_that_are_more_than_linear_layers(self, saved):
+        file = saved / "adapter/adapter_config.json"
+        values = json.loads(file.read_text())
+        for change in ({"trainable_token_indices": [1]}, {"init_lora_weights": "loftq"}):
+            file.write_text(json.dumps(values | change))
+            self.refused(saved, AdapterError, "cannot be merged by medrl")
+
+    def test_a_quantised_base(self, saved, model_dir, tmp_path):
+        base = tmp_path / "quantised"
+        shutil.copytree(model_dir("qwen3"), base)
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+        self.refused(saved, ModelError, "quantised", base=str(base))
 
     def test_an_untrained_adapter(self, saved, model_dir):
         model = wrap(load_causal_lm(ModelConfig(path=str(model_dir("qwen3")))), LoraConfig(rank=3))

@@ -15,89 +15,8 @@ from medrl.models.scalar_head import ScalarModel
 from tests.unit.lora.tiny_families import tiny_model
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.q_proj = nn.Linear(4, 4)
-        self.norm = nn.LayerNorm(4)
-
-    def forward(self, x):
-        return self.norm(self.q_proj(x))
-
-
-class Stack(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([Block(), Block()])
-
-
-class Twins(nn.Module):
-    """A language model beside an image model and a vision wrapper with the same names inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = Stack()
-        self.img_model = Stack()
-        self.vision = nn.ModuleDict({"model": Stack()})
-        self.score = nn.Linear(4, 1)
-        self.sub_score = nn.Linear(4, 1)
-
-    def prepare_inputs_for_generation(self):
-        """PEFT asks a language model for it."""
-
-
 def trained(model: nn.Module) -> set[str]:
     return {name.removeprefix("base_model.model.") for name, p in model.named_parameters() if p.requires_grad}
-
-
-MEANT = {f"model.layers.0.q_proj.lora_{side}.default.weight" for side in "AB"}
-
-
-def test_a_path_is_not_matched_as_a_suffix():
-    plain = peft.get_peft_model(Twins(), peft.LoraConfig(target_modules=["model.layers.0.q_proj"]))
-    assert any(name.startswith("vision.model") for name in trained(plain)), "plain PEFT reaches into the vision model"
-    assert trained(wrap(Twins(), LoraConfig(targets=["model.layers.0.q_proj"]))) == MEANT
-
-
-def test_a_saved_module_that_peft_would_match_by_suffix_is_refused_before_wrapping():
-    plain = peft.get_peft_model(
-        Twins(), peft.LoraConfig(target_modules=r"model\.layers\.0\.q_proj", modules_to_save=["model.layers.1.norm"])
-    )
-    assert any(name.startswith("img_model") for name in trained(plain)), "plain PEFT trains the image model too"
-    model = Twins()
-    before = [name for name, _ in model.named_modules()]
-    with pytest.raises(AmbiguousModuleError) as error:
-        wrap(model, LoraConfig(targets=["model.layers.0.q_proj"], modules_to_save=["model.layers.1.norm"]))
-    assert "img_model.layers.1.norm" in error.value.got and "vision.model.layers.1.norm" in error.value.got
-    assert "model.layers.1.norm" in error.value.limit
-    assert [name for name, _ in model.named_modules()] == before
-
-
-def test_score_beside_sub_score_is_refused():
-    with pytest.raises(AmbiguousModuleError, match="other modules") as error:
-        wrap(Twins(), LoraConfig(targets=["model.layers.0.q_proj"], modules_to_save=["score"]))
-    assert "sub_score" in error.value.got
-
-
-def test_a_name_that_ends_like_no_other_can_be_saved():
-    model = wrap(Twins(), LoraConfig(targets=["model.layers.0.q_proj"], modules_to_save=["sub_score"]))
-    assert trained(model) == MEANT | {
-        "sub_score.modules_to_save.default.weight",
-        "sub_score.modules_to_save.default.bias",
-    }
-
-
-def test_one_unmatched_name_among_good_ones():
-    plain = peft.get_peft_model(tiny_model("llama"), peft.LoraConfig(target_modules=["q_proj", "qv_proj"]))
-    assert trained(plain), "plain PEFT goes on without a word"
-    with pytest.raises(AdapterError, match="qv_proj"):
-        wrap(tiny_model("llama"), LoraConfig(targets=["q_proj", "qv_proj"], match="suffix"))
-
-
-def test_an_architecture_that_peft_has_no_default_for():
-    with pytest.raises(ValueError, match="target_modules"):
-        peft.get_peft_model(tiny_model("smollm3"), peft.LoraConfig())
-    assert len(wrap(tiny_model("smollm3"), LoraConfig()).targeted_module_names) == 14
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "deepseek_v3"])

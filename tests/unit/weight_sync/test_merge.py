@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from medrl.errors import ModelError, WeightSyncError
+from medrl.models.stored_weights import StoredWeights
 from medrl.types import Probe, Weights
-from medrl.weight_sync.base_weights import BaseWeights
 from medrl.weight_sync.merge import check_fits, merged_tensors
 from medrl.weight_sync.publisher import make_weights
 
@@ -53,7 +53,7 @@ def test_the_whole_model_comes_out_with_the_adapter_merged_in_float32(
         tmp_path: Path, dtype: torch.dtype, shards: int, rank: int, alpha: float, rslora: bool) -> None:
     saved = save_base(tmp_path, dtype, shards)
     scaling = alpha / rank**0.5 if rslora else alpha / rank
-    weights, base = adapter(rank, scaling), BaseWeights(str(tmp_path))
+    weights, base = adapter(rank, scaling), StoredWeights(str(tmp_path))
     check_fits(weights, base)
     merged = list(merged_tensors(weights, base))
     assert sorted(name for name, _ in merged) == sorted(saved)
@@ -70,7 +70,7 @@ def test_the_whole_model_comes_out_with_the_adapter_merged_in_float32(
 
 def test_merging_never_writes_to_the_base(tmp_path: Path) -> None:
     saved = save_base(tmp_path)
-    before, base = (tmp_path / "model.safetensors").read_bytes(), BaseWeights(str(tmp_path))
+    before, base = (tmp_path / "model.safetensors").read_bytes(), StoredWeights(str(tmp_path))
     first = dict(merged_tensors(adapter(), base))
     second = dict(merged_tensors(adapter(), base))
     assert all(first[name].equal(second[name]) for name in saved)
@@ -81,13 +81,13 @@ def test_merging_never_writes_to_the_base(tmp_path: Path) -> None:
 def test_a_zero_b_gives_the_base_bit_for_bit(tmp_path: Path) -> None:
     saved = save_base(tmp_path, torch.bfloat16)
     zero = changed(adapter(), {f"{m}.lora_B.weight": torch.zeros(n, 2) for m, n in ((Q, 6), (UP, 5))})
-    for name, tensor in merged_tensors(zero, BaseWeights(str(tmp_path))):
+    for name, tensor in merged_tensors(zero, StoredWeights(str(tmp_path))):
         assert tensor.to(torch.bfloat16).equal(saved[name])
 
 
 def test_whole_replacements_travel_beside_the_adapter(tmp_path: Path) -> None:
     save_base(tmp_path)
-    weights, base = changed(adapter(), {NORM: torch.arange(4.0)}), BaseWeights(str(tmp_path))
+    weights, base = changed(adapter(), {NORM: torch.arange(4.0)}), StoredWeights(str(tmp_path))
     check_fits(weights, base)
     assert dict(merged_tensors(weights, base))[NORM].tolist() == [0, 1, 2, 3]
 
@@ -111,12 +111,12 @@ def test_whole_replacements_travel_beside_the_adapter(tmp_path: Path) -> None:
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path, spoil, said: str) -> None:
     save_base(tmp_path)
     with pytest.raises(WeightSyncError) as caught:
-        check_fits(spoil(adapter()), BaseWeights(str(tmp_path)))
+        check_fits(spoil(adapter()), StoredWeights(str(tmp_path)))
     assert said in caught.value.got
 
 
 def test_full_weights_must_cover_the_base(tmp_path: Path) -> None:
-    saved, base = save_base(tmp_path), BaseWeights(str(tmp_path))
+    saved, base = save_base(tmp_path), StoredWeights(str(tmp_path))
 
     def full(tensors: dict[str, torch.Tensor]) -> Weights:
         return make_weights(1, "full", tensors, {}, Probe((1, 2), (-1.0,)))
@@ -137,7 +137,7 @@ def test_a_long_list_of_problems_is_cut(tmp_path: Path) -> None:
     save_base(tmp_path)
     strangers = {f"x{i}.weight": torch.zeros(1) for i in range(9)}
     with pytest.raises(WeightSyncError) as caught:
-        check_fits(changed(adapter(), strangers), BaseWeights(str(tmp_path)))
+        check_fits(changed(adapter(), strangers), StoredWeights(str(tmp_path)))
     assert "x4.weight" in caught.value.got and "x5.weight" not in caught.value.got and "and 4 more" in caught.value.got
 
 
@@ -145,4 +145,4 @@ def test_damaged_weights_are_a_model_error(tmp_path: Path) -> None:
     save_base(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no safetensors file")
     with pytest.raises(ModelError, match="cannot be read"):
-        BaseWeights(str(tmp_path))
+        StoredWeights(str(tmp_path))
