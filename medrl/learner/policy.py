@@ -20,7 +20,7 @@ from medrl.learner.update import forward_rows, run_update, tensors
 from medrl.lora.adapter import adapter_tensors, save_adapter
 from medrl.lora.manifest import check_manifest, manifest
 from medrl.lora.reference import adapter_disabled, canary_ids, check_reference_canary
-from medrl.lora.wrap import wrap
+from medrl.lora.wrap import expert_tensors, wrap
 from medrl.models.forward import policy_forward
 from medrl.models.loading import load_causal_lm, load_tokenizer
 from medrl.types import Experience, Probe, RolloutBatch
@@ -38,6 +38,12 @@ class DeepSpeedPolicy:
         model: Any = load_causal_lm(config.model)
         if config.lora:
             model = wrap(model, config.lora, task="causal")
+            if experts := expert_tensors(model):
+                raise AdapterError(
+                    "rollout engines cannot take the adapter of fused experts",
+                    got=experts[0],
+                    remedy="leave the role experts out of lora.targets in PPO",
+                )
         if config.learner.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()  # transformers recomputes in train mode only; every dropout is 0
