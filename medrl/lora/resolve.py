@@ -76,7 +76,7 @@ def resolve(model_or_config: Any, lora: LoraConfig, *, task: Task = "causal") ->
     )
 
 
-def skeleton(config: Any, task: Task) -> nn.Module:
+def skeleton(config: Any, task: Task, trust_remote_code: bool = False) -> nn.Module:
     """The model of a transformers config on the meta device. ModelError when transformers cannot build it."""
     config = copy.deepcopy(config)
     auto = auto_class(config, task)
@@ -84,7 +84,7 @@ def skeleton(config: Any, task: Task) -> nn.Module:
         config.num_labels = 1
     try:
         with torch.device("meta"):
-            return auto.from_config(config)
+            return auto.from_config(config, trust_remote_code=trust_remote_code)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"transformers cannot build a {config.model_type} model from this config",
