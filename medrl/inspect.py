@@ -76,16 +76,16 @@ def _stored_dtype(model_config: Any) -> str:
 
 
 def _memory(config: InspectConfig, dtype: str, text: Any, found: Overview) -> dict[str, Any]:
-    scalar = config.task == "scalar"
+    lora, logits = config.lora is not None, config.task == "causal"
     activations = [
-        activation_memory(text, config.batch, config.length, dtype, checkpointing, not scalar)
-        for checkpointing in (False, True)
+        activation_memory(text, config.batch, config.length, dtype, lora=lora, checkpointing=again, logits=logits)
+        for again in (False, True)
     ]
     return {
         "dtype": dtype,
         "batch": config.batch,
         "length": config.length,
-        **training_memory(found.total, found.trainable, dtype, config.lora is not None)._asdict(),
+        **training_memory(found.total, found.trainable, dtype, lora)._asdict(),
         "activations": activations[0],
         "activations_with_checkpointing": activations[1],
     }

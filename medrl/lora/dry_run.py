@@ -36,7 +36,7 @@ def dry_run(config: Any, lora: LoraConfig | None, task: Task = "causal", trust_r
     try:
         logits = model(input_ids=ids, use_cache=False).logits
         (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # any model may rely on something that the cut took away
         raise ModelError(
             f"{type(base).__name__} does not run when it is cut to one layer of each kind",
             got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}",

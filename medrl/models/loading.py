@@ -126,10 +126,10 @@ def read_config(path: str, trust_remote_code: bool = False) -> PreTrainedConfig:
     _check_config(directory)
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # a damaged config breaks transformers in any way
         raise ModelError(
             f"the config in {directory} cannot be read",
-            got=str(error).splitlines()[0],
+            got=(str(error).splitlines() or [repr(error)])[0],
             remedy="check its model_type; a custom one may need model.trust_remote_code",
         ) from error
 

@@ -29,28 +29,32 @@ def training_memory(parameters: int, trained: int, dtype: str, lora: bool) -> Tr
     return TrainingMemory(parameters * BYTES[dtype] + beside, GRADIENT_BYTES * trained, ADAM_BYTES * trained)
 
 
-def activation_memory(text: Any, batch: int, length: int, dtype: str, checkpointing: bool, vocabulary: bool) -> int:
+def activation_memory(
+    text: Any, batch: int, length: int, dtype: str, *, lora: bool, checkpointing: bool, logits: bool = True
+) -> int:
     """Bytes that the backward pass of `batch` sequences of `length` tokens needs, by the text part of a model's config.
 
     With N = batch · length, b = bytes(dtype), hidden size d, query and key widths q, k = heads · head_dim, MLP width f
     (of a mixture: of the experts one token visits), L layers, V entries in the vocabulary:
 
-    one layer = N · (8·d + b · (2·d + 3·q + 2·k + 4·f)): the float32 inputs of two norms, the inputs of attention and
-      MLP, queries, keys, values and two layouts of the attention's output, and the MLP's gate, its activation, its up
-      projection and their product. Attention without a T × T matrix (sdpa, flash) is assumed.
-    logits = N · V · (b + 8): the logits, and log-probs and their gradient in float32; `vocabulary` false: no logits.
-    all = L · one layer + logits; with gradient checkpointing L · N · d · b (each layer's input) + one layer + logits.
+    one layer = N · (8·d + b · (2·q + 2·k + 3·f) + inputs): the float32 inputs of two norms; queries, keys, values and
+      the attention's output; the MLP's gate, its activation and its up projection.
+    inputs, of the linear layers = b · (2·d + q + f), since layers share them; 4 · (5·d + q + f) under LoRA in bfloat16,
+      as each float32 adapter has its own copy (adapters on all linear layers).
+    head = N · V · (b + 8): logits, and log-probs with their gradient in float32; 0 for a scalar head (`logits` false).
+    all = L · one layer + head; with gradient checkpointing L · N · d · b (each layer's input) + one layer + head.
 
-    Source of the counting: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
-    section 4, redone for gated MLPs without dropout. An estimate: kernels keep more or less.
+    Counted as in Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4,
+    for RMS norms, a gated MLP, no dropout and attention without a T × T matrix (sdpa, flash). An estimate elsewhere.
     """
     n, b, d, layers = batch * length, BYTES[dtype], text.hidden_size, text.num_hidden_layers
     heads = text.num_attention_heads
     head = _number(text, "head_dim") or d // heads
-    q, k = heads * head, (_number(text, "num_key_value_heads") or heads) * head
-    one = n * (8 * d + b * (2 * d + 3 * q + 2 * k + 4 * _mlp_width(text)))
-    logits = n * text.vocab_size * (b + 8) if vocabulary else 0
-    return (layers * n * d * b + one if checkpointing else layers * one) + logits
+    q, k, f = heads * head, (_number(text, "num_key_value_heads") or heads) * head, _mlp_width(text)
+    inputs = 4 * (5 * d + q + f) if lora and dtype == "bfloat16" else b * (2 * d + q + f)
+    layer = n * (8 * d + b * (2 * q + 2 * k + 3 * f) + inputs)
+    out = n * text.vocab_size * (b + 8) if logits else 0
+    return (layers * n * d * b + layer if checkpointing else layers * layer) + out
 
 
 def _mlp_width(text: Any) -> int:
