@@ -133,9 +133,12 @@ def _memory_table(report: dict[str, Any]) -> Table:
     title = f"memory of one worker that shards nothing, {memory['dtype']}"
     table = Table("role", title=title, title_justify="left", box=SIMPLE)
     table.add_column("GiB", justify="right")
-    for role in ("weights", "gradients", "optimizer"):
-        table.add_row(role, f"{memory[role] / GIB:.2f}")
     batch = f"activations, {memory['batch']} × {memory['length']} tokens"
-    table.add_row(batch, f"{memory['activations'] / GIB:.2f}")
-    table.add_row(f"{batch}, gradient checkpointing", f"{memory['activations_with_checkpointing'] / GIB:.2f}")
+    rows = {role: memory[role] for role in ("weights", "gradients", "optimizer")}
+    rows |= {
+        batch: memory["activations"],
+        f"{batch}, gradient checkpointing": memory["activations_with_checkpointing"],
+    }
+    for role, size in rows.items():
+        table.add_row(role, "unknown" if size is None else f"{size / GIB:.2f}")
     return table

@@ -50,6 +50,7 @@ FAMILIES: dict[str, Family] = {
     "smollm3": Family(_QKVO, _GATED),
     "ernie4_5": Family(_QKVO, _GATED),
     "hunyuan_v1_dense": Family(_QKVO, _GATED),
+    "internlm2": Family(r"attention\.(wqkv|wo)", r"feed_forward\.w[123]"),
     "internlm3": Family(_QKVO, _GATED),
     "phi3": Family(r"self_attn\.(qkv|o)_proj", _FUSED_GATED),
     "glm4": Family(_QKVO, _FUSED_GATED),

@@ -99,6 +99,8 @@ def _targeted(model: nn.Module, modules: dict[str, nn.Module], lora: LoraConfig,
     for target in lora.targets:
         names = _by_role(model, target, notes) if target in ROLES else _by_pattern(target, lora.match, modules)
         meant.update(dict.fromkeys(names))
+    if "all-linear" in lora.targets and "experts" not in lora.targets and fused_experts(model):
+        notes["the routed experts are fused tensors and get no adapter: add the role experts for that"] = None
     return [name for name in modules if name in meant] + [name for name in meant if name not in modules]
 
 
@@ -113,8 +115,6 @@ def _by_role(model: nn.Module, role: str, notes: dict[str, None]) -> list[str]:
     if not known:
         note = f"model_type {getattr(text_config(model), 'model_type', 'unknown')} is not in the table: "
         notes[note + f"the role {role} was found by inspecting the modules"] = None
-    if role == "all-linear" and fused_experts(model):
-        notes["the routed experts are fused tensors and get no adapter: add the role experts for that"] = None
     return found[role]
 
 

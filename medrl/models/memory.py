@@ -31,8 +31,9 @@ def training_memory(parameters: int, trained: int, dtype: str, lora: bool) -> Tr
 
 def activation_memory(
     text: Any, batch: int, length: int, dtype: str, *, lora: bool, checkpointing: bool, logits: bool = True
-) -> int:
-    """Bytes that the backward pass of `batch` sequences of `length` tokens needs, by the text part of a model's config.
+) -> int | None:
+    """Bytes that the backward pass of `batch` sequences of `length` tokens needs, by the text part of a model's config;
+    None when the config has no sizes by transformers' names.
 
     With N = batch · length, b = bytes(dtype), hidden size d, query and key widths q, k = heads · head_dim, MLP width f
     (of a mixture: of the experts one token visits), L layers, V entries in the vocabulary:
@@ -47,13 +48,15 @@ def activation_memory(
     Counted as in Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4,
     for RMS norms, a gated MLP, no dropout and attention without a T × T matrix (sdpa, flash). An estimate elsewhere.
     """
-    n, b, d, layers = batch * length, BYTES[dtype], text.hidden_size, text.num_hidden_layers
-    heads = text.num_attention_heads
+    d, layers, heads = (_number(text, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+    if not (d and layers and heads):
+        return None
+    n, b = batch * length, BYTES[dtype]
     head = _number(text, "head_dim") or d // heads
     q, k, f = heads * head, (_number(text, "num_key_value_heads") or heads) * head, _mlp_width(text)
     inputs = 4 * (5 * d + q + f) if lora and dtype == "bfloat16" else b * (2 * d + q + f)
     layer = n * (8 * d + b * (2 * q + 2 * k + 3 * f) + inputs)
-    out = n * text.vocab_size * (b + 8) if logits else 0
+    out = n * _number(text, "vocab_size") * (b + 8) if logits else 0
     return (layers * n * d * b + layer if checkpointing else layers * layer) + out
 
 

@@ -6,11 +6,13 @@ import peft
 import pytest
 import torch
 
-from medrl.config.common import LoraConfig
+from medrl.config.common import LoraConfig, ModelConfig
 from medrl.errors import AdapterError
-from medrl.lora.adapter import adapter_tensors
+from medrl.lora.adapter import adapter_tensors, load_adapter_, save_adapter
+from medrl.lora.merge import merge_adapter
 from medrl.lora.resolve import resolve
 from medrl.lora.wrap import expert_tensors, wrap
+from medrl.models.loading import load_causal_lm
 from tests.unit.lora.tiny_families import tiny_model, train_a_little
 
 FUSED = ["mixtral", "gpt_oss", "qwen2_moe", "qwen3_moe", "deepseek_v3", "qwen3_next"]
@@ -58,6 +60,22 @@ def test_dense_and_shared_mlps_train_though_peft_reads_their_names_as_experts(fa
             delta = tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
             synced.get_submodule(name).weight += scaling[name] * delta
     assert (logits(synced) - logits(model)).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
+def test_expert_adapters_are_saved_loaded_and_merged(family, model_dir, tmp_path):
+    path = model_dir(family)
+    lora = LoraConfig(targets=["all-linear", "experts"], rank=2)
+    model = wrap(load_causal_lm(ModelConfig(path=str(path))), lora)
+    train_a_little(model)
+    save_adapter(model, tmp_path / "adapter")
+    again = wrap(load_causal_lm(ModelConfig(path=str(path))), lora)
+    load_adapter_(again, tmp_path / "adapter")
+    assert torch.equal(logits(again), logits(model))
+    report = merge_adapter(str(tmp_path / "adapter"), str(path), str(tmp_path / "merged"))
+    assert report["merge_gap"] <= 1e-4
+    merged = load_causal_lm(ModelConfig(path=str(tmp_path / "merged")))
+    assert (logits(merged) - logits(model)).abs().max() <= 1e-3
 
 
 @pytest.mark.parametrize("setting", [{"dropout": 0.1}, {"dora": True}, {"init": "pissa"}, {"init": "olora"}])

@@ -6,10 +6,14 @@ import pytest
 from torch import nn
 
 from medrl.config.common import LoraConfig
+from medrl.config.inspect import inspect_config
 from medrl.errors import AdapterError
+from medrl.inspect import inspect_model
 from medrl.lora import families
+from medrl.lora.dry_run import dry_run
 from medrl.lora.families import FAMILIES, decoder_stack, roles
 from medrl.lora.resolve import resolve
+from tests.unit.lora.custom_family import OddConfig, OddForCausalLM
 from tests.unit.lora.tiny_families import ALL, CONFIGS, MULTIMODAL, tiny_model
 
 MOE = {"mixtral", "gpt_oss", "qwen2_moe", "qwen3_moe", "deepseek_v3", "qwen3_next"}
@@ -46,9 +50,9 @@ def test_every_family_of_the_table_is_tested_or_known_to_be_absent():
     from transformers import CONFIG_MAPPING
 
     untested = set(FAMILIES) - set(CONFIGS)
-    assert untested <= {"qwen2_5_vl_text", "internlm3"}  # the first is the language part of qwen2_5_vl
+    assert untested <= {"qwen2_5_vl_text", "internlm2", "internlm3"}  # the first is the language part of qwen2_5_vl
     assert "qwen2_5_vl" in MULTIMODAL
-    assert "internlm3" not in CONFIG_MAPPING  # remote code
+    assert not {"internlm2", "internlm3"} & set(CONFIG_MAPPING)  # remote code
 
 
 @pytest.mark.parametrize("family", ["qwen3_next", "qwen3_5_text"])
@@ -66,6 +70,7 @@ def test_routers_stay_untouched_and_experts_train_only_when_asked_for(family):
     targets = resolve(model, LoraConfig())
     assert not any(re.search(r"gate$|router", name) for name in targets.adapted)
     assert not targets.experts and any("fused" in note for note in targets.notes)
+    assert not resolve(model, LoraConfig(targets=["attention", "experts"])).notes
     experts = resolve(model, LoraConfig(targets=["experts"]))
     assert not experts.modules
     assert set(experts.experts) == {name for name, p in model.named_parameters() if p.ndim == 3 and "conv" not in name}
@@ -101,6 +106,28 @@ def test_an_unknown_model_type_is_inspected_and_said_so():
         "blocks.1.ffn.w1",
     )
     assert "not in the table" in targets.notes[0]
+
+
+@pytest.mark.parametrize("model_type", ["odd_lm", "internlm2"])
+def test_a_config_class_of_its_own_is_inspected_trained_and_said_so(model_type, tmp_path):
+    """The table has InternLM 2, whose code comes with its weights; another name is inspected, with the same result."""
+    config = OddConfig()
+    config.save_pretrained(tmp_path)
+    model = OddForCausalLM(config)
+    model.config.model_type = model_type
+    targets = resolve(model, LoraConfig())
+    parts = {"attention": ("wqkv", "wo"), "feed_forward": ("w1", "w3", "w2")}
+    assert targets.modules == tuple(
+        f"model.layers.{i}.{part}.{name}" for i in range(3) for part, names in parts.items() for name in names
+    )
+    attention = resolve(model, LoraConfig(targets=["attention"])).modules
+    assert {name.rpartition(".")[2] for name in attention} == {"wqkv", "wo"}
+    assert bool(targets.notes) == (model_type == "odd_lm")
+    if model_type == "odd_lm":
+        report = inspect_model(inspect_config(str(tmp_path), None, None))
+        assert "not in the table" in report["notes"][0]
+        assert report["peft_rule"]["names"] is None
+        assert dry_run(config, LoraConfig(rank=2)) == 10
 
 
 def test_two_stacks_that_cannot_be_told_apart_are_refused():

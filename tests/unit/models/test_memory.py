@@ -66,6 +66,13 @@ def test_the_mlp_width_is_what_one_token_visits(family, width):
     assert (layer - 8 * 32 - 4 * (2 * q + 2 * k + 2 * 32 + q)) / 16 == width
 
 
+def test_a_config_with_names_of_its_own_has_no_estimate():
+    from transformers import PreTrainedConfig
+
+    sizes = {"n_heads": 4, "dim": 32}
+    assert activation_memory(PreTrainedConfig(**sizes), 1, 1, "float32", lora=True, checkpointing=False) is None
+
+
 def test_what_adam_needs():
     assert training_memory(1000, 10, "bfloat16", lora=True) == (2000 + 40, 40, 80)
     assert training_memory(1000, 1000, "bfloat16", lora=False) == (2000 + 4000, 4000, 8000)
