@@ -67,7 +67,11 @@ def test_what_trains_is_what_was_meant_or_nothing_is_wrapped(tree, data):
 
 # Models with a decoder stack, beside towers and heads whose names end alike.
 
-BLOCK = {"self_attn": {"q_proj": None, "proj": None}, "mlp": {"q_proj": None, "up_proj": None}, "proj": None}
+BLOCK = {
+    "self_attn": {"q_proj": None, "proj": None},
+    "mlp": {"q_proj": None, "up_proj": None},
+    "mlp2": {"up_proj": None},
+}
 OTHERS = {"score": None, "sub_score": None, "lm_head": {"proj": None}}
 
 
