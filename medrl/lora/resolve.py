@@ -12,7 +12,7 @@ from torch import nn
 
 from medrl.config.common import LoraConfig
 from medrl.errors import AdapterError, ModelError
-from medrl.lora.families import ROLES, adaptable, decoder_stack, fused_experts, roles, text_config
+from medrl.lora.families import ROLES, adaptable, decoder_stack, roles, text_config
 from medrl.lora.matching import matcher, nearest, parse_layers
 from medrl.models.loading import auto_class
 from medrl.models.scalar_head import score_head_name
@@ -99,9 +99,18 @@ def _targeted(model: nn.Module, modules: dict[str, nn.Module], lora: LoraConfig,
     for target in lora.targets:
         names = _by_role(model, target, notes) if target in ROLES else _by_pattern(target, lora.match, modules)
         meant.update(dict.fromkeys(names))
-    if "all-linear" in lora.targets and "experts" not in lora.targets and fused_experts(model):
+    if _passes_over_experts(model, lora):
         notes["the routed experts are fused tensors and get no adapter: add the role experts for that"] = None
     return [name for name in modules if name in meant] + [name for name in meant if name not in modules]
+
+
+def _passes_over_experts(model: nn.Module, lora: LoraConfig) -> bool:
+    """Whether a target means all of something that has fused experts in it, and nothing names the experts."""
+    fused = [name for name, p in model.named_parameters() if p.ndim == 3 and "experts" in name.split(".")]
+    if not fused or "experts" in lora.targets:
+        return False
+    trees = [t for t in lora.targets if t not in ROLES] if lora.match == "subtree" else []
+    return "all-linear" in lora.targets or any(any(map(matcher(tree, "subtree"), fused)) for tree in trees)
 
 
 def _by_role(model: nn.Module, role: str, notes: dict[str, None]) -> list[str]:
@@ -132,7 +141,7 @@ def _by_pattern(pattern: str, mode: str, modules: dict[str, nn.Module]) -> list[
         raise AdapterError(
             f"lora.targets: {pattern!r} ({mode}) means only modules that LoRA cannot adapt",
             got=", ".join(f"{n} ({type(modules[n]).__name__})" for n in hits[:3]),
-            remedy="name linear layers, or use lora.match: subtree",
+            remedy="name linear layers, use lora.match: subtree, or for fused experts the role experts",
         )
     raise _unmatched("lora.targets", pattern, mode, names)
 

@@ -88,6 +88,12 @@ def test_settings_that_a_tensor_cannot_have_are_refused_before_wrapping(setting)
     assert [name for name, _ in model.named_modules()] == before
 
 
+def test_a_tree_of_modules_with_experts_in_it_says_that_they_are_left_out():
+    model = tiny_model("mixtral")
+    assert "fused" in resolve(model, LoraConfig(targets=["model.layers.1"], match="subtree")).notes[0]
+    assert not resolve(model, LoraConfig(targets=["model.layers.1.self_attn"], match="subtree")).notes
+
+
 def test_layers_and_freeze_choose_among_experts():
     model = tiny_model("mixtral")
     lora = LoraConfig(targets=["experts"], layers="1", freeze=["model.layers.*.mlp.experts.down_proj"])
