@@ -28,7 +28,7 @@ def dry_run(config: Any, lora: LoraConfig | None, task: Task = "causal", trust_r
     stack = decoder_stack(model)
     if lora is not None:
         with torch.device("meta"):
-            model = wrap(model, lora.model_copy(update={"init": "default"}), task=task)
+            model = wrap(model, lora, task=task)
     base: Any = model.get_base_model() if lora is not None else model  # pyright: ignore[reportCallIssue]
     _keep_one_layer_of_each_kind(base, stack)
     _materialise(base, stack)

@@ -76,9 +76,8 @@ def overview(model: nn.Module, lora: LoraConfig | None, task: Task) -> Overview:
     else:
         targets = resolve(model, lora, task=task)
         notes = [*targets.notes, *notes]
-        # How A and B start matters to no count, and PiSSA would need the weights.
         with torch.device("meta"):
-            wrapped = wrap_targets(model, lora.model_copy(update={"init": "default"}), targets, task=task)
+            wrapped = wrap_targets(model, lora, targets, task=task)
         trains = _trained(wrapped, leaves)
         trainable = sum(row["count"] for row in manifest(wrapped))
         if lora.bias != "none":

@@ -54,6 +54,7 @@ def wrap_targets(model: nn.Module, lora: LoraConfig, targets: Targets, *, task: 
 
 def _peft_config(model: nn.Module, lora: LoraConfig, targets: Targets, task: Task) -> peft.LoraConfig:
     """The config that makes PEFT catch exactly `targets`, proved with PEFT's own matching."""
+    on_meta = any(parameter.is_meta for parameter in model.parameters())  # PiSSA and OLoRA would read the weights
     config = peft.LoraConfig(
         task_type=_task_type(model, task),
         r=lora.rank,
@@ -62,7 +63,7 @@ def _peft_config(model: nn.Module, lora: LoraConfig, targets: Targets, task: Tas
         bias=lora.bias,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
-        init_lora_weights=_INIT[lora.init],
+        init_lora_weights=True if on_meta else _INIT[lora.init],
         modules_to_save=list(targets.save) or None,
         fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets.modules),
         rank_pattern=_rank_pattern(targets),

@@ -121,6 +121,14 @@ def test_a_broken_rule_is_a_typed_error(arguments, error, message, tmp_path):
         report(config_dir(tmp_path, "llama"), **arguments)
 
 
+def test_a_setting_that_experts_cannot_have_is_found_without_weights(tmp_path):
+    file = tmp_path / "sft.yaml"
+    config_dir(tmp_path / "model", "mixtral")
+    file.write_text(f"model: {{path: {tmp_path / 'model'}}}\nlora: {{targets: [experts], init: pissa}}\n")
+    with pytest.raises(AdapterError, match="as a tensor"):
+        report(file)
+
+
 def test_what_is_no_model_is_a_typed_error(tmp_path):
     def written(**values) -> Path:
         (tmp_path / "config.json").write_text(json.dumps(values))
