@@ -6,25 +6,22 @@ import json
 import struct
 import tempfile
 from math import prod
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from medrl.config.common import LoraConfig
+from medrl.config.common import LoraConfig, ModelConfig
 from medrl.config.ppo import PpoConfig
-from medrl.models.loading import local_dir
+from medrl.errors import ModelError
+from medrl.lora.dry_run import dry_run
+from medrl.lora.overview import Overview, overview, ranges
+from medrl.lora.resolve import skeleton
+from medrl.models.loading import local_dir, read_config
+from medrl.models.memory import BYTES, GIB, training_memory
 from medrl.stages.ppo import run_ppo
 from medrl.stages.ppo_inputs import PpoInputs, prepare
 from medrl.workers.placement import plan_roles
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-BYTES = {"float32": 4, "bfloat16": 2}
-ADAM_BYTES = 8  # two float32 moments a trainable parameter
-GIB = 2**30
 
 
 def run_check(config: PpoConfig) -> None:
@@ -36,7 +33,8 @@ def run_check(config: PpoConfig) -> None:
     inputs = prepare(config)
     console.print(_data_table(config, inputs))
     if config.lora:
-        console.print(_lora_table(config.model.path, config.lora))
+        console.print(_lora_table(_overview(config.model, config.lora)))
+    console.print(_try_layers(config))
     console.print(_batch_table(config))
     console.print(_memory_table(config))
     console.print(_placement_table(config))
@@ -72,16 +70,30 @@ def _data_table(config: PpoConfig, inputs: PpoInputs) -> Table:
     return table
 
 
-def _lora_table(path: str, lora: LoraConfig) -> Table:
-    shapes = trained_shapes(path, lora)
-    kinds: dict[str, list[int]] = {}
-    for name, count in shapes.items():
-        kinds.setdefault(name.rsplit(".", 1)[-1], []).append(count)
-    table = Table("module", "adapted", "trainable parameters", title="LoRA targets of the policy")
-    for kind, counts in kinds.items():
-        table.add_row(kind, str(len(counts)), f"{sum(counts):,}")
-    table.add_row("all", str(len(shapes)), f"{sum(shapes.values()):,}")
+def _lora_table(found: Overview) -> Table:
+    table = Table("role", "module", "layers", "trains", "trainable parameters", title="LoRA targets of the policy")
+    for row in found.rows:
+        if row.trains:
+            table.add_row(row.role, row.module, ranges(row.layers), row.trains, f"{row.trainable:,}")
+    table.add_row("all", "", "", "", f"{found.trainable:,}")
     return table
+
+
+def _overview(model: ModelConfig, lora: LoraConfig) -> Overview:
+    """From the model's config alone: no weights are read."""
+    return overview(skeleton(read_config(model.path, model.trust_remote_code), "causal"), lora, "causal")
+
+
+def _try_layers(config: PpoConfig) -> str:
+    """The dry run's result. A model that does not run when it is cut is no error: the tiny step runs it whole."""
+    model = config.model
+    try:
+        tensors = dry_run(
+            read_config(model.path, model.trust_remote_code), config.lora, "causal", model.trust_remote_code
+        )
+    except ModelError as error:
+        return f"no dry run: {error}"
+    return f"one random layer of each kind: all {tensors} trainable tensors got a gradient"
 
 
 def _batch_table(config: PpoConfig) -> Table:
@@ -105,22 +117,16 @@ def _batch_table(config: PpoConfig) -> Table:
 
 def _memory_table(config: PpoConfig) -> Table:
     """Weights, gradients and optimizer of each worker; activations come on top and grow with the micro-batch."""
-    policy = parameter_count(config.model.path)
-    trained = sum(trained_shapes(config.model.path, config.lora).values()) if config.lora else policy
-    critic_trained = (
-        sum(trained_shapes(config.model.path, config.critic.lora).values()) if config.critic.lora else policy
-    )
-    weights = policy * BYTES[config.model.dtype]
-    train_bytes = 4 + ADAM_BYTES  # float32 gradient and moments
+    policy, dtype = parameter_count(config.model.path), config.model.dtype
     scorers = sum(parameter_count(s.model) * BYTES[s.dtype] for s in config.reward.sources if s.model)
     rows = {
-        "policy": (weights + trained * 4 * bool(config.lora), trained * train_bytes),
+        "policy": _training(config.model, config.lora, policy),
         "reward": (scorers, 0),
         "rollout": (policy * BYTES[config.rollout.dtype] + int(config.rollout.kv_cache_gib * GIB), 0),
-        "reference": (weights if config.reference.mode == "dedicated" else 0, 0),
+        "reference": (policy * BYTES[dtype] if config.reference.mode == "dedicated" else 0, 0),
     }
     if config.has_critic:
-        rows["critic"] = (weights + critic_trained * 4 * bool(config.critic.lora), critic_trained * train_bytes)
+        rows["critic"] = _training(config.model, config.critic.lora, policy)
     table = Table(
         "role",
         "weights and caches (GiB a worker)",
@@ -132,11 +138,18 @@ def _memory_table(config: PpoConfig) -> Table:
     return table
 
 
+def _training(model: ModelConfig, lora: LoraConfig | None, parameters: int) -> tuple[int, int]:
+    """(weights, gradients and optimizer) in bytes of a model that trains."""
+    trained = _overview(model, lora).trainable if lora else parameters
+    memory = training_memory(parameters, trained, model.dtype, lora is not None)
+    return memory.weights, memory.gradients + memory.optimizer
+
+
 def _placement_table(config: PpoConfig) -> Table:
     table = Table("role", "workers", "CPUs each", "GPUs each", "placement", title="placement")
     for plan in plan_roles(config).values():
         table.add_row(plan.role, str(plan.workers), f"{plan.cpus:g}", f"{plan.gpus:g}", plan.strategy)
-    if config.reference.mode == "shared":
+    if config.reference.mode != "dedicated":
         table.add_row("reference", "inside the policy", "0", "0", "")
     return table
 
@@ -149,16 +162,3 @@ def parameter_count(path: str) -> int:
             header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
         total += sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     return total
-
-
-def trained_shapes(path: str, lora: LoraConfig) -> dict[str, int]:
-    """Trainable parameters of every adapted module, from the model's config alone (no weights are read)."""
-    from transformers import AutoConfig
-
-    from medrl.lora.resolve import resolve, skeleton
-
-    model_config = AutoConfig.from_pretrained(Path(local_dir(path)))
-    modules = dict(skeleton(model_config, "causal").named_modules())
-    targets = resolve(model_config, lora)
-    counts = {name: lora.rank * sum(cast("Tensor", modules[name].weight).shape) for name in targets.modules}
-    return counts | {name: sum(p.numel() for p in modules[name].parameters()) for name in targets.save}

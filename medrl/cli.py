@@ -74,6 +74,18 @@ def _parser() -> argparse.ArgumentParser:
     ppo.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
     add_stage("check", _check, "check a PPO config: data, tokenizers, LoRA targets, memory, placement, one tiny step")
 
+    inspect = add("inspect", _inspect, "show a model's modules, what LoRA would train, and the memory it takes")
+    inspect.add_argument("source", metavar="MODEL|CONFIG",
+                         help="model directory (config.json is enough), cached hub id, or a stage's YAML")
+    inspect.add_argument("--targets", nargs="+", metavar="TARGET", help="roles or patterns (default: the config's)")
+    inspect.add_argument("--match", choices=("exact", "subtree", "regex", "suffix"), help="how patterns are read")
+    inspect.add_argument("--task", choices=("causal", "scalar"), default="causal",
+                         help="language model or reward model (default: %(default)s)")
+    inspect.add_argument("--batch", type=int, default=1, metavar="N", help="sequences (default: %(default)s)")
+    inspect.add_argument("--length", type=int, default=2048, metavar="N", help="tokens each (default: %(default)s)")
+    inspect.add_argument("--dry-run", action="store_true", help="try a one-layer model with random weights")
+    inspect.add_argument("--json", action="store_true", help="print one JSON document")
+
     merge = add("merge", _merge, "merge a LoRA adapter into its base model")
     merge.add_argument("adapter", metavar="ADAPTER", help="adapter directory")
     merge.add_argument("--base", metavar="DIR", help="base model directory (default: the one the adapter names)")
@@ -137,6 +149,16 @@ def _check(options: argparse.Namespace) -> None:
     from medrl.check import run_check
 
     run_check(config)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from medrl.config.inspect import inspect_config
+
+    config = inspect_config(options.source, options.targets, options.match, task=options.task, batch=options.batch,
+                            length=options.length)
+    from medrl.inspect import run_inspect
+
+    run_inspect(config, options.json, options.dry_run)
 
 
 def _merge(options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -35,8 +35,11 @@ class LoraConfig(StrictModel):
         default="exact", description="how patterns match module names; exact: full dotted path, * for layer numbers"
     )
     rank: int = Field(default=16, ge=1, description="rank of the adapters")
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description="other ranks by pattern (same `match`); alpha stays, so each has its own s"
+    )
     alpha: float = Field(
-        default=32.0, gt=0, description="scale numerator: s = alpha / rank (alpha / sqrt(rank) with rslora)"
+        default=32.0, gt=0, description="s = alpha / the module's own rank (alpha / sqrt(rank) with rslora)"
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="adapter dropout; must be 0 in RL")
     bias: Literal["none", "all", "lora_only"] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -74,6 +74,11 @@ def _type_name(annotation: Any) -> str:
         return "null"
     if get_origin(annotation) is Literal:
         return " \\| ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        kind, field = get_args(annotation)
+        return f"{_type_name(kind)} {_limits(field)}"
+    if get_origin(annotation) is dict:
+        return "mapping of " + " to ".join(map(_type_name, get_args(annotation)))
     if get_origin(annotation) is list:
         return f"list of {_type_name(get_args(annotation)[0])}"
     if arguments := get_args(annotation):
@@ -94,6 +99,8 @@ def _section_default(field: FieldInfo) -> str:
 def _yaml(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_yaml(item)}' for key, item in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(_yaml(item) for item in value)}]"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medrl.algo.kl import kl_estimate
 from medrl.algo.losses import policy_loss, policy_stats
 from medrl.config.ppo import PpoConfig
-from medrl.errors import ConfigError
+from medrl.errors import AdapterError, ConfigError
 from medrl.learner.base import ExportedWeights
 from medrl.learner.engine import TrainEngine, precision_of
 from medrl.learner.state import load_state, save_state, writing
@@ -21,7 +21,7 @@ from medrl.lora.adapter import adapter_tensors, save_adapter
 from medrl.lora.manifest import check_manifest, manifest
 from medrl.lora.reference import ReferenceSpec, attach_reference, reference_active
 from medrl.lora.reference_proofs import canary_batch, check_policy_start, check_reference_canary
-from medrl.lora.wrap import wrap
+from medrl.lora.wrap import expert_tensors, wrap
 from medrl.models.forward import policy_forward
 from medrl.models.loading import load_causal_lm, load_tokenizer
 from medrl.types import Experience, Probe, RolloutBatch
@@ -38,6 +38,12 @@ class DeepSpeedPolicy:
         model: Any = load_causal_lm(config.model)
         if config.lora:
             model = wrap(model, config.lora, task="causal")
+            if experts := expert_tensors(model):
+                raise AdapterError(
+                    "rollout engines cannot take the adapter of fused experts",
+                    got=experts[0],
+                    remedy="leave the role experts out of lora.targets in PPO",
+                )
         self.reference = _reference_inside(config)
         inside = config.reference.mode != "dedicated"
         if self.reference and inside:

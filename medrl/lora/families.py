@@ -50,6 +50,7 @@ FAMILIES: dict[str, Family] = {
     "smollm3": Family(_QKVO, _GATED),
     "ernie4_5": Family(_QKVO, _GATED),
     "hunyuan_v1_dense": Family(_QKVO, _GATED),
+    "internlm2": Family(r"attention\.(wqkv|wo)", r"feed_forward\.w[123]"),
     "internlm3": Family(_QKVO, _GATED),
     "phi3": Family(r"self_attn\.(qkv|o)_proj", _FUSED_GATED),
     "glm4": Family(_QKVO, _FUSED_GATED),
@@ -99,6 +100,18 @@ def decoder_stack(model: nn.Module) -> str:
     return stacks[0][0]
 
 
+def fused_experts(model: nn.Module) -> list[str]:
+    """Full names of the tensors [E, …, …] that hold all E experts of a decoder layer, as transformers 5 has them."""
+    stack = decoder_stack(model)
+    return [
+        f"{stack}.{name}.{tensor}"
+        for name, module in model.get_submodule(stack).named_modules()
+        if name.endswith("experts")
+        for tensor, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3
+    ]
+
+
 def text_config(model: nn.Module) -> Any:
     """The language part of the model's config; None for a module without one."""
     config: Any = getattr(model, "config", None)
@@ -114,7 +127,10 @@ def taken_for_experts(model: nn.Module, name: str) -> bool:
 
 
 def roles(model: nn.Module) -> tuple[dict[str, list[str]], bool]:
-    """Role → full names of the linear modules that play it, and whether the table knew the model_type."""
+    """Role → full names of the linear modules that play it, and whether the table knew the model_type.
+
+    The role experts has fused tensors too (`fused_experts`); all-linear leaves these out.
+    """
     stack = decoder_stack(model)
     family = FAMILIES.get(getattr(text_config(model), "model_type", ""))
     found: dict[str, list[str]] = {role: [] for role in ROLES}
@@ -126,6 +142,7 @@ def roles(model: nn.Module) -> tuple[dict[str, list[str]], bool]:
         if role:
             found[role].append(f"{stack}.{name}")
             found["all-linear"].append(f"{stack}.{name}")
+    found["experts"] += fused_experts(model)
     return found, family is not None
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from medrl.config.common import LoraConfig
-from medrl.errors import AdapterError
-from medrl.lora.families import ROLES, adaptable, decoder_stack, roles, taken_for_experts, text_config
-from medrl.lora.matching import exact_regex, matcher, nearest, parse_layers
+from medrl.errors import AdapterError, ModelError
+from medrl.lora.families import ROLES, adaptable, decoder_stack, roles, text_config
+from medrl.lora.matching import matcher, nearest, parse_layers
+from medrl.models.loading import auto_class
 from medrl.models.scalar_head import score_head_name
 
 Task = Literal["causal", "scalar"]
@@ -21,12 +22,20 @@ Task = Literal["causal", "scalar"]
 
 @dataclass(frozen=True)
 class Targets:
-    """What will train. Example: `Targets(("layers.0.mlp.up_proj",), r"layers\\.0\\.mlp\\.up_proj", ("score",), ())`."""
+    """What will train.
 
-    modules: tuple[str, ...]  # full names that get an adapter, in module order
-    regex: str  # whose full matches are exactly `modules`
+    Example: `Targets(("layers.0.mlp.up_proj",), ("layers.0.mlp.experts.down_proj",), ("score",), {}, ())`.
+    """
+
+    modules: tuple[str, ...]  # full names of linear layers and embeddings that get an adapter, in module order
+    experts: tuple[str, ...]  # full names of fused expert tensors that get one
     save: tuple[str, ...]  # full names trained whole and saved with the adapter
+    ranks: dict[str, int]  # adapted name → rank, where lora.ranks gives another than lora.rank
     notes: tuple[str, ...]  # what the user should know
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        return self.modules + self.experts
 
 
 def resolve(model_or_config: Any, lora: LoraConfig, *, task: Task = "causal") -> Targets:
@@ -37,7 +46,7 @@ def resolve(model_or_config: Any, lora: LoraConfig, *, task: Task = "causal") ->
     """
     model = model_or_config if isinstance(model_or_config, nn.Module) else skeleton(model_or_config, task)
     modules = dict(model.named_modules(remove_duplicate=False))
-    notes: list[str] = []
+    notes: dict[str, None] = {}
     wanted = _targeted(model, modules, lora, notes)
     save = _saved(model, modules, lora, task)
     frozen = _frozen(lora, [*wanted, *save])
@@ -58,59 +67,64 @@ def resolve(model_or_config: Any, lora: LoraConfig, *, task: Task = "causal") ->
     chosen = _in_layers(model, [name for name in wanted if name not in frozen], lora)
     if not chosen:
         raise AdapterError("lora.freeze and lora.layers leave nothing to adapt", remedy="loosen one of them")
-    return Targets(tuple(chosen), exact_regex(chosen), tuple(save), tuple(notes))
+    return Targets(
+        tuple(name for name in chosen if name in modules),
+        tuple(name for name in chosen if name not in modules),
+        tuple(save),
+        _ranks(lora, chosen),
+        tuple(notes),
+    )
 
 
-def skeleton(config: Any, task: Task) -> nn.Module:
-    """The model of a transformers config on the meta device."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
+def skeleton(config: Any, task: Task, trust_remote_code: bool = False) -> nn.Module:
+    """The model of a transformers config on the meta device. ModelError when transformers cannot build it."""
     config = copy.deepcopy(config)
-    auto = AutoModelForCausalLM
+    auto = auto_class(config, task)
     if task == "scalar":
-        auto, config.num_labels = AutoModelForSequenceClassification, 1
-    with torch.device("meta"):
-        return auto.from_config(config)
+        config.num_labels = 1
+    try:
+        with torch.device("meta"):
+            return auto.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # sizes that do not fit break a model's constructor in any way
+        raise ModelError(
+            f"transformers cannot build a {config.model_type} model from this config",
+            got=(str(error).splitlines() or [repr(error)])[0],
+            remedy="restore the config.json that belongs to the weights",
+        ) from error
 
 
-def _targeted(model: nn.Module, modules: dict[str, nn.Module], lora: LoraConfig, notes: list[str]) -> list[str]:
-    """Names meant by lora.targets, in module order, each entry having matched something."""
-    meant: set[str] = set()
+def _targeted(model: nn.Module, modules: dict[str, nn.Module], lora: LoraConfig, notes: dict[str, None]) -> list[str]:
+    """Names meant by lora.targets, in module order and experts last, each entry having matched something."""
+    meant: dict[str, None] = {}
     for target in lora.targets:
-        meant.update(_by_role(model, target, notes) if target in ROLES else _by_pattern(target, lora.match, modules))
-    return [name for name in modules if name in meant]
+        names = _by_role(model, target, notes) if target in ROLES else _by_pattern(target, lora.match, modules)
+        meant.update(dict.fromkeys(names))
+    if _passes_over_experts(model, lora):
+        notes["the routed experts are fused tensors and get no adapter: add the role experts for that"] = None
+    return [name for name in modules if name in meant] + [name for name in meant if name not in modules]
 
 
-def _by_role(model: nn.Module, role: str, notes: list[str]) -> list[str]:
+def _passes_over_experts(model: nn.Module, lora: LoraConfig) -> bool:
+    """Whether a target means all of something that has fused experts in it, and nothing names the experts."""
+    fused = [name for name, p in model.named_parameters() if p.ndim == 3 and "experts" in name.split(".")]
+    if not fused or "experts" in lora.targets:
+        return False
+    trees = [t for t in lora.targets if t not in ROLES] if lora.match == "subtree" else []
+    return "all-linear" in lora.targets or any(any(map(matcher(tree, "subtree"), fused)) for tree in trees)
+
+
+def _by_role(model: nn.Module, role: str, notes: dict[str, None]) -> list[str]:
     found, known = roles(model)
-    names = [name for name in found[role] if not taken_for_experts(model, name)]
-    fused = [
-        n for n, m in model.named_modules() if n.endswith("experts") and any(p.ndim == 3 for p in m.parameters(False))
-    ]
-    if not names:
-        has = ", ".join(r for r in ROLES if any(not taken_for_experts(model, n) for n in found[r])) or "none"
-        why = f": its experts are fused tensors ({fused[0]}), which medrl does not adapt" if fused else ""
+    if not found[role]:
         raise AdapterError(
-            f"lora.targets: {type(model).__name__} has no module for the role {role!r}{why}",
-            limit=f"roles of this model: {has}",
+            f"lora.targets: {type(model).__name__} has no module for the role {role!r}",
+            limit=f"roles of this model: {', '.join(r for r in ROLES if found[r]) or 'none'}",
             remedy="choose one of these, or name modules by pattern",
         )
     if not known:
-        notes.append(
-            f"model_type {getattr(text_config(model), 'model_type', 'unknown')} is not in the table: "
-            f"the role {role} was found by inspecting the modules"
-        )
-    if role == "all-linear" and fused:
-        notes.append("the experts are fused tensors and get no adapter")
-    if len(names) < len(found[role]):
-        left_out = sorted(
-            {name.rpartition(".")[2] for name in found[role]} - {name.rpartition(".")[2] for name in names}
-        )
-        notes.append(
-            f"PEFT takes {', '.join(left_out)} of this model_type for its fused experts: "
-            "outside the experts they get no adapter"
-        )
-    return names
+        note = f"model_type {getattr(text_config(model), 'model_type', 'unknown')} is not in the table: "
+        notes[note + f"the role {role} was found by inspecting the modules"] = None
+    return found[role]
 
 
 def _by_pattern(pattern: str, mode: str, modules: dict[str, nn.Module]) -> list[str]:
@@ -127,7 +141,7 @@ def _by_pattern(pattern: str, mode: str, modules: dict[str, nn.Module]) -> list[
         raise AdapterError(
             f"lora.targets: {pattern!r} ({mode}) means only modules that LoRA cannot adapt",
             got=", ".join(f"{n} ({type(modules[n]).__name__})" for n in hits[:3]),
-            remedy="name linear layers, or use lora.match: subtree",
+            remedy="name linear layers, use lora.match: subtree, or for fused experts the role experts",
         )
     raise _unmatched("lora.targets", pattern, mode, names)
 
@@ -158,6 +172,21 @@ def _frozen(lora: LoraConfig, names: Iterable[str]) -> set[str]:
             raise _unmatched("lora.freeze", pattern, lora.match, names)
         frozen |= hits
     return frozen
+
+
+def _ranks(lora: LoraConfig, names: list[str]) -> dict[str, int]:
+    """Adapted name → rank by lora.ranks. AdapterError for a pattern that means no adapted name, and for two ranks."""
+    ranks: dict[str, int] = {}
+    for pattern, rank in lora.ranks.items():
+        hits = list(filter(matcher(pattern, lora.match), names))
+        if not hits:
+            raise _unmatched("lora.ranks", pattern, lora.match, names)
+        if clash := next((name for name in hits if ranks.get(name, rank) != rank), None):
+            raise AdapterError(
+                "lora.ranks gives one module two ranks", got=f"{clash}: {ranks[clash]} and {rank}", remedy="keep one"
+            )
+        ranks |= dict.fromkeys(hits, rank)
+    return ranks
 
 
 def _in_layers(model: nn.Module, names: list[str], lora: LoraConfig) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from medrl.config.common import ModelConfig
 from medrl.errors import ModelError
@@ -115,14 +115,54 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def read_config(path: str, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The transformers config of model directory (or cached hub id) `path`; weights need not be there.
+
+    Raises ModelError when config.json is missing, damaged, or of a model_type that transformers does not know.
+    """
+    from transformers import AutoConfig
+
+    directory = local_dir(path)
+    _check_config(directory)
+    try:
+        return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a damaged config breaks transformers in any way
+        raise ModelError(
+            f"the config in {directory} cannot be read",
+            got=(str(error).splitlines() or [repr(error)])[0],
+            remedy="check its model_type; a custom one may need model.trust_remote_code",
+        ) from error
+
+
+def auto_class(config: PreTrainedConfig, task: Literal["causal", "scalar"]) -> Any:
+    """transformers' auto class for a config: language model (with its vision tower, if it has one) or classifier.
+
+    Raises ModelError when the model_type has none.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
+
+    choices = {
+        "causal": (AutoModelForCausalLM, AutoModelForImageTextToText),
+        "scalar": (AutoModelForSequenceClassification,),
+    }[task]
+    for auto in choices:
+        if type(config) in auto._model_mapping or auto.__name__ in (getattr(config, "auto_map", None) or {}):
+            return auto
+    raise ModelError(
+        f"transformers has no {'language model' if task == 'causal' else 'sequence-classification class'} "
+        f"for model_type {config.model_type}",
+        limit="one of " + ", ".join(auto.__name__ for auto in choices),
+        remedy="choose another base model" if task == "causal" else "choose a base whose model_type has one",
+    )
+
+
 def load_causal_lm(model: ModelConfig) -> PreTrainedModel:
     """The language model in `model.dtype`, in eval mode, every dropout 0, no key-value cache.
 
     Raises ModelError for a directory without config or weights, and for weights that would be newly initialised.
     """
-    from transformers import AutoModelForCausalLM
-
-    return load_pretrained(AutoModelForCausalLM, model)
+    config = read_config(model.path, model.trust_remote_code)
+    return load_pretrained(auto_class(config, "causal"), model)
 
 
 def load_pretrained(

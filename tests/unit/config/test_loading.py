@@ -74,9 +74,9 @@ def test_unknown_keys_get_the_nearest_one(ppo_file: Path) -> None:
 
 
 def test_unknown_key_inside_a_list_and_an_optional_section(ppo_file: Path) -> None:
-    message = refused(ppo_file, "reward.sources=[{name: a, model: b, wieght: 2.0}]", "lora.ranks=4")
+    message = refused(ppo_file, "reward.sources=[{name: a, model: b, wieght: 2.0}]", "lora.rnk=4")
     assert "reward.sources.0.wieght: unknown key; did you mean 'weight'?" in message
-    assert "lora.ranks: unknown key; did you mean 'rank'?" in message
+    assert "lora.rnk: unknown key; did you mean 'rank'?" in message
 
 
 @pytest.mark.parametrize(("override", "said"), [

@@ -6,6 +6,7 @@ import pytest
 
 from medrl.config.common import LoraConfig
 from medrl.errors import AdapterError
+from medrl.lora.matching import exact_regex
 from medrl.lora.resolve import resolve
 from medrl.models.scalar_head import ScalarModel
 from tests.unit.lora.tiny_families import tiny_model
@@ -37,7 +38,7 @@ Q = [f"model.layers.{i}.self_attn.q_proj" for i in range(4)]
 def test_match_modes(llama, pattern, mode, expected):
     targets = resolve(llama, lora(pattern, match=mode))
     assert list(targets.modules) == expected
-    assert {n for n, _ in llama.named_modules() if re.fullmatch(targets.regex, n)} == set(expected)
+    assert {n for n, _ in llama.named_modules() if re.fullmatch(exact_regex(expected), n)} == set(expected)
 
 
 def test_one_unmatched_pattern_among_good_ones_is_an_error_with_the_nearest_name(llama):

@@ -99,27 +99,60 @@ CONFIGS: dict[str, dict] = {
     "gptj": _GPT | {"rotary_dim": 4},
     "gpt_neox": _COMMON,
     "opt": _COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    "bloom": {"vocab_size": 97, "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2},
+    "bloom": {k: _COMMON[k] for k in ("vocab_size", "hidden_size", "initializer_range", "pad_token_id")}
+    | {"n_layer": 2, "n_head": 4},
     "falcon": _COMMON,
 }
+
+
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+_QWEN_VISION = {"depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+# model_type → (model_type of its text_config, vision_config, the rest)
+MULTIMODAL: dict[str, tuple[str, dict, dict]] = {
+    "llava": ("llama", _VISION | {"model_type": "clip_vision_model"}, _TOKENS | {"image_token_index": 90}),
+    "qwen2_5_vl": ("qwen2", _QWEN_VISION, _TOKENS | {"image_token_id": 90, "video_token_id": 91}),
+    "gemma3": ("gemma3_text", _VISION | {"model_type": "siglip_vision_model"}, _TOKENS | {"image_token_index": 90}),
+}
+ALL = [*CONFIGS, *MULTIMODAL]
 
 
 def tiny_config(model_type: str, **changes):
     from transformers import CONFIG_MAPPING
 
-    return CONFIG_MAPPING[model_type](**(CONFIGS[model_type] | changes))
+    if model_type not in MULTIMODAL:
+        return CONFIG_MAPPING[model_type](**(CONFIGS[model_type] | changes))
+    text, vision, rest = MULTIMODAL[model_type]
+    text_values = CONFIGS[text] | ({"model_type": text} if model_type == "llava" else {}) | changes
+    if model_type == "qwen2_5_vl":
+        text_values |= {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    return CONFIG_MAPPING[model_type](text_config=text_values, vision_config=vision, **rest)
+
+
+def classifier_families() -> list[str]:
+    """Those of ALL that have a sequence-classification class."""
+    from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+
+    return [family for family in ALL if CONFIG_MAPPING[family] in AutoModelForSequenceClassification._model_mapping]
 
 
 def tiny_model(model_type: str, task: str = "causal", seed: int = 0, **changes) -> nn.Module:
     """A random model whose weights are large enough that adapters and padding visibly matter."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from medrl.models.loading import auto_class
 
     torch.manual_seed(seed)
+    config = tiny_config(model_type, **changes)
     if task == "scalar":
-        return AutoModelForSequenceClassification.from_config(
-            tiny_config(model_type, **({"num_labels": 1} | changes))
-        ).eval()
-    return AutoModelForCausalLM.from_config(tiny_config(model_type, **changes)).eval()
+        config.num_labels = changes.get("num_labels", 1)
+    return auto_class(config, task).from_config(config).eval()
 
 
 def train_a_little(model: nn.Module, seed: int = 0) -> None:
