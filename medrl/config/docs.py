@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
+from medrl.config.pipeline import Link, MergeConfig, PipelineConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 
@@ -22,6 +23,9 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl sft CONFIG`", SftConfig, SupervisedConfig),
     ("`medrl reward CONFIG`", RewardConfig, SupervisedConfig),
     ("`medrl ppo CONFIG`", PpoConfig, StageConfig),
+    ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
+    ("`medrl pipeline`: each link", Link, StrictModel),
+    ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
 ]
 INTRODUCTION = """# Config reference
 

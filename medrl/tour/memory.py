@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_LOOKS = 10.0  # a look walks the page tables of every process, which takes most of a second
 
 
 @dataclass
@@ -37,7 +37,7 @@ def tree_memory() -> int:
 
 @contextmanager
 def watch_memory() -> Iterator[PeakMemory]:
-    """Look every two seconds while the block runs."""
+    """Look every few seconds while the block runs."""
     peak, done = PeakMemory(), threading.Event()
 
     def look() -> None:
