@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add_stage("reward", _reward, "train a reward model on preference pairs")
     ppo = add_stage("ppo", _ppo, "train a policy with PPO against reward models")
     ppo.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
+    add_stage("pipeline", _pipeline, "run several stages as a chain; what is done and unchanged is not done again")
     add_stage("check", _check, "check a PPO config: data, tokenizers, LoRA targets, memory, placement, one tiny step")
 
     inspect = add("inspect", _inspect, "show a model's modules, what LoRA would train, and the memory it takes")
@@ -141,6 +143,16 @@ def _ppo(options: argparse.Namespace) -> None:
     run_ppo(config, options.resume)
 
 
+def _pipeline(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.pipeline import PipelineConfig
+
+    config = load_config(PipelineConfig, options.config, options.overrides)
+    from medrl.pipeline.run import run_pipeline
+
+    run_pipeline(config, Path(options.config).parent)
+
+
 def _check(options: argparse.Namespace) -> None:
     from medrl.config.base import load_config
     from medrl.config.ppo import PpoConfig
@@ -168,7 +180,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from medrl.demo.run import run_demo
+    from medrl.tour.run import run_demo
 
     run_demo(options.seed, options.output_dir)
 

@@ -40,10 +40,8 @@ def create_run_dir(config: StageConfig, keep: bool = False) -> Path:
     """
     path = Path(config.run_dir)
     try:
-        if not keep and path.is_dir() and any(path.iterdir()):
-            aside = next(p for n in itertools.count(1) if not (p := path.with_name(f"{path.name}.{n}")).exists())
-            path.rename(aside)
-            print(f"an earlier run is kept as {aside}")
+        if not keep:
+            move_aside(path)
         path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(config.model_dump(), allow_unicode=True, sort_keys=False)
         write_text(path / "config.yaml", text)
@@ -55,6 +53,15 @@ def create_run_dir(config: StageConfig, keep: bool = False) -> Path:
             remedy="set output_dir to a folder that can be written to",
         ) from None
     return path
+
+
+def move_aside(path: str | Path) -> None:
+    """Rename a folder that holds something to <path>.1, .2, …, and say so."""
+    path = Path(path)
+    if path.is_dir() and any(path.iterdir()):
+        aside = next(p for n in itertools.count(1) if not (p := path.with_name(f"{path.name}.{n}")).exists())
+        path.rename(aside)
+        print(f"an earlier run is kept as {aside}")
 
 
 def library_versions() -> dict[str, str]:

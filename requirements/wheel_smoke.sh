@@ -22,10 +22,10 @@ medrl --help >/dev/null
 python -m medrl config-docs | grep -q 'medrl ppo CONFIG'
 python - <<'PY'
 import deepspeed, peft, ray, trl, vllm
-import medrl.check, medrl.demo.run, medrl.stages.merge, medrl.stages.ppo, medrl.stages.pretrain, medrl.stages.reward, medrl.stages.sft
+import medrl.check, medrl.tour.run, medrl.stages.merge, medrl.stages.ppo, medrl.stages.pretrain, medrl.stages.reward, medrl.stages.sft
 
 assert "site-packages" in medrl.stages.ppo.__file__, medrl.stages.ppo.__file__
-assert len(list(medrl.demo.run.demo_configs().glob("*.yaml"))) >= 4
+assert len(list(medrl.tour.run.demo_configs().glob("*.yaml"))) >= 4
 PY
 echo "the wheel works with its cpu extra"
 

@@ -76,6 +76,15 @@ def _apply_override(values: dict, override: str) -> None:
     key, sep, text = override.partition("=")
     if not sep or not key:
         raise ConfigError("an override must look like a.b=value", got=override)
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {key}: the value is not valid YAML", got=str(error)) from None
+    set_value(values, key, value)
+
+
+def set_value(values: dict, key: str, value: Any) -> None:
+    """Put `value` at a dotted key, making the sections on the way. ConfigError when a plain value is in the way."""
     node = values
     *parents, last = key.split(".")
     for name in parents:
@@ -85,10 +94,7 @@ def _apply_override(values: dict, override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"override {key}: {name} is a value, not a section", got=repr(child))
         node = child
-    try:
-        node[last] = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {key}: the value is not valid YAML", got=str(error)) from None
+    node[last] = value
 
 
 def _describe(model: type[BaseModel], problem: Any) -> str:

@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
+from medrl.config.pipeline import MergeConfig, PipelineConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 
@@ -22,6 +23,8 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl sft CONFIG`", SftConfig, SupervisedConfig),
     ("`medrl reward CONFIG`", RewardConfig, SupervisedConfig),
     ("`medrl ppo CONFIG`", PpoConfig, StageConfig),
+    ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
+    ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
 ]
 INTRODUCTION = """# Config reference
 
@@ -52,21 +55,22 @@ def _rows(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str,
             kind = " ".join(filter(None, (_type_name(field.annotation), _limits(field))))
             yield key, kind, _default(field), field.description or ""
         else:
-            kind = "list of sections" if many else "section"
+            kind = {list: "list of sections", dict: "sections by name"}.get(many, "section")
             text = " ".join(filter(None, (_summary(section), field.description)))
             yield key, kind, _section_default(field), text
-            yield from _rows(section.model_fields, f"{key}[]." if many else f"{key}.")
+            yield from _rows(section.model_fields, key + {list: "[].", dict: ".<name>."}.get(many, "."))
 
 
-def _section(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The config class inside an annotation, and whether there is a list of it."""
+def _section(annotation: Any) -> tuple[type[BaseModel] | None, type | None]:
+    """The config class inside an annotation, and the container (list or dict) that there may be of it."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, False
+        return annotation, None
     for argument in get_args(annotation):
         section, _ = _section(argument)
         if section is not None:
-            return section, get_origin(annotation) is list
-    return None, False
+            origin = get_origin(annotation)
+            return section, origin if origin in (list, dict) else None
+    return None, None
 
 
 def _type_name(annotation: Any) -> str:
@@ -83,6 +87,8 @@ def _type_name(annotation: Any) -> str:
         return f"list of {_type_name(get_args(annotation)[0])}"
     if arguments := get_args(annotation):
         return " \\| ".join(_type_name(argument) for argument in arguments)
+    if annotation is Any:
+        return "anything"
     return {"str": "text", "int": "integer", "float": "number", "bool": "true \\| false"}[annotation.__name__]
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from medrl.demo import corpus
 from medrl.demo.facts import Condition, load_conditions
 from medrl.demo.tokenizer import PAD, TURN_END, train_tokenizer
+from medrl.run_dir import write_json
 
 
 def build_world(out_dir: str | Path, seed: int) -> dict[str, int]:
@@ -39,13 +40,15 @@ def build_world(out_dir: str | Path, seed: int) -> dict[str, int]:
     model = random_model(tokenizer, seed)
     tokenizer.save_pretrained(out_dir / "base")
     model.save_pretrained(out_dir / "base")
-    return {
+    counts = {
         "conditions": len(conditions),
         "pretrain": len(passages),
         **{name: len(items) for name, items in rows.items()},
         "pretrain_tokens": sum(len(ids) for ids in tokenizer(passages)["input_ids"]),
         "parameters": model.num_parameters(),
     }
+    write_json(out_dir / "world.json", counts)
+    return counts
 
 
 def _names(conditions: Sequence[Condition]) -> list[str]:

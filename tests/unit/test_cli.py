@@ -13,7 +13,7 @@ import pytest
 from medrl import cli
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["pretrain", "sft", "reward", "ppo", "merge", "check", "inspect", "demo", "config-docs"]
+COMMANDS = ["pretrain", "sft", "reward", "ppo", "pipeline", "merge", "check", "inspect", "demo", "config-docs"]
 HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy"]
 
 

@@ -1,77 +1,37 @@
-"""`medrl demo`: the whole road on a tiny medical world, through the same stages and configs as a real run."""
+"""`medrl demo`: the whole road on a tiny medical world, and what came of it."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 import medrl
 from medrl.config.base import load_config
-from medrl.config.common import RayConfig
-from medrl.config.ppo import PpoConfig
-from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
-from medrl.demo.memory import watch_memory
-from medrl.demo.world import build_world
+from medrl.config.pipeline import PipelineConfig
+from medrl.pipeline.run import run_pipeline
 from medrl.run_dir import library_versions, write_json
-from medrl.stages.merge import run_merge
-from medrl.stages.ppo import run_ppo
-from medrl.stages.pretrain import run_pretrain
-from medrl.stages.reward import run_reward
-from medrl.stages.sft import run_sft
-from medrl.workers.cluster import connect
+from medrl.tour.memory import watch_memory
 
-STAGES: dict[str, tuple[type, Callable[[Any], dict]]] = {
-    "pretrain": (PretrainConfig, run_pretrain),
-    "sft": (SftConfig, run_sft),
-    "reward": (RewardConfig, run_reward),
-    "ppo": (PpoConfig, run_ppo),
-}
-LOGICAL_CPUS = 8  # what PPO's roles reserve; they take turns on fewer cores
 SHOWN_ANSWERS = 4
 
 
 def run_demo(seed: int, output_dir: str) -> dict:
-    """Build the world, run every stage as `medrl <stage>` does, merge, and write <output_dir>/summary.json.
-
-    The stages share one Ray cluster. Each can be run again by hand with the very command that is printed.
-    """
-    out, console, configs = Path(output_dir), Console(), demo_configs()
-    if (out / "merged").exists():  # the one folder that no stage moves aside
-        shutil.rmtree(out / "merged")
-    seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(name: str, *command: str) -> Iterator[None]:
-        console.rule(name)
-        if command:
-            console.print(*command, style="dim", highlight=False)
-        started = time.monotonic()
-        yield
-        seconds[name] = round(time.monotonic() - started, 1)
-
+    """Run the pipeline configs/demo/pipeline.yaml and write <output_dir>/summary.json. What is done is not redone."""
+    out, file = Path(output_dir), demo_configs() / "pipeline.yaml"
+    config = load_config(PipelineConfig, file, [f"output_dir={out}", f"seed={seed}"])
     with watch_memory() as peak:
-        with part("world"):
-            world = build_world(out / "world", seed)
-        with connect(RayConfig(num_cpus=LOGICAL_CPUS)):
-            for name, (config_class, run) in STAGES.items():
-                file, overrides = configs / f"{name}.yaml", [f"seed={seed}", *_paths(name, out)]
-                with part(name, "medrl", name, str(file), *overrides):
-                    run(load_config(config_class, file, overrides))
-        adapter, base, merged = (str(out / name) for name in ("ppo/adapter", "sft/merged", "merged"))
-        with part("merge", "medrl merge", adapter, "--base", base, "--out", merged):
-            run_merge(adapter, base, merged)
-    summary = summarise(out, seconds, world) | {"peak_memory_gib": round(peak.gib, 2)}
+        links = run_pipeline(config, file.parent)
+    seconds = {name: link["seconds"] for name, link in links.items()}
+    summary = summarise(out, seconds)
+    # A call that had little left to do says little about memory: the peak of all calls counts.
+    before = _read(out / "summary.json")["peak_memory_gib"] if (out / "summary.json").exists() else 0.0
+    summary["peak_memory_gib"] = max(before, round(peak.gib, 2))
     write_json(out / "summary.json", summary)
-    _show(console, out, summary)
+    _show(Console(), out, summary)
     return summary
 
 
@@ -81,23 +41,7 @@ def demo_configs() -> Path:
     return checkout if checkout.is_dir() else Path(sys.prefix, "share/medrl/configs/demo")
 
 
-def _paths(stage: str, out: Path) -> list[str]:
-    """Overrides that move a stage's inputs and outputs from runs/demo to `out`."""
-    models = {"pretrain": "world/base", "sft": "pretrain/model", "reward": "sft/merged", "ppo": "sft/merged"}
-    files = {
-        "pretrain": {"train": "pretrain.txt"},
-        "sft": {"train": "sft.jsonl", "eval": "sft_eval.jsonl"},
-        "reward": {"train": "pairs.jsonl", "eval": "pairs_eval.jsonl", "calibration": "sft_eval.jsonl"},
-        "ppo": {"prompts": "prompts.jsonl", "eval_prompts": "eval_prompts.jsonl"},
-    }
-    overrides = [f"output_dir={out}", f"model.path={out}/{models[stage]}"]
-    overrides += [f"data.{key}={out}/world/{name}" for key, name in files[stage].items()]
-    if stage == "ppo":
-        overrides.append(f"reward.sources=[{{name: medical, model: {out}/reward/merged}}]")
-    return overrides
-
-
-def summarise(out: Path, seconds: dict[str, float], world: dict) -> dict:
+def summarise(out: Path, seconds: dict[str, float]) -> dict:
     """The figures of the whole road, read from what the stages wrote."""
     reports = {stage: _read(out / stage / "report.json") for stage in ("pretrain", "sft", "reward")}
     ppo = _read(out / "ppo/summary.json")
@@ -107,7 +51,7 @@ def summarise(out: Path, seconds: dict[str, float], world: dict) -> dict:
     return {
         "versions": library_versions(),
         "engines": ppo["engines"],
-        "world": world,
+        "world": _read(out / "world/world.json"),
         "stages": {
             name: {key: value for key, value in report.items() if isinstance(value, int | float)}
             for name, report in reports.items()

@@ -1,0 +1,48 @@
+"""A pipeline of one link that needs no cluster: the demo's world."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medrl.config.base import build_config
+from medrl.config.pipeline import PipelineConfig
+from medrl.errors import ConfigError
+from medrl.pipeline.run import run_pipeline
+
+
+def run(out: Path, links: dict | None = None, **values) -> dict:
+    values = {"output_dir": str(out), "links": links or {"world": {"stage": "world"}}} | values
+    return run_pipeline(build_config(PipelineConfig, values), out)
+
+
+def made(out: Path) -> int:
+    return (out / "world/world.json").stat().st_mtime_ns
+
+
+def test_what_is_done_is_not_redone_until_something_changes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    first = run(tmp_path)
+    assert first["world"]["finished"] and json.loads((tmp_path / "pipeline.json").read_text()) == first
+    time = made(tmp_path)
+    assert run(tmp_path) == first and made(tmp_path) == time and "unchanged" in capsys.readouterr().out
+    assert run(tmp_path, seed=1)["world"]["fingerprint"] != first["world"]["fingerprint"] and made(tmp_path) > time
+    shutil.rmtree(tmp_path / "world/base")
+    run(tmp_path, seed=1)
+    assert (tmp_path / "world/base/config.json").is_file()
+
+
+def test_a_link_that_broke_off_is_done_again(tmp_path: Path) -> None:
+    state = run(tmp_path)
+    state["world"]["finished"] = False
+    (tmp_path / "pipeline.json").write_text(json.dumps(state))
+    time = made(tmp_path)
+    assert run(tmp_path)["world"]["finished"] and made(tmp_path) > time
+
+
+def test_a_wrong_config_at_the_end_stops_the_first_link(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        run(tmp_path, {"world": {"stage": "world"}, "sft": {"stage": "sft", "set": {"model.path": "${world.nothing}"}}})
+    assert not (tmp_path / "world").exists()
