@@ -11,6 +11,27 @@ from medrl.config.base import StrictModel
 DType = Literal["float32", "bfloat16"]
 
 
+class DataChecks(StrictModel):
+    """What becomes of rows that cannot be used."""
+
+    on_bad_row: Literal["error", "skip"] = Field(
+        default="error", description="stop at the first one, or leave it out and say where it is and why"
+    )
+    max_bad_rows: int = Field(
+        default=100, ge=0, description="with `skip`: more bad rows than this in what one path names are an error"
+    )
+
+
+class SupervisedData(DataChecks):
+    """Data of a supervised stage whose rows are conversations."""
+
+    too_long: Literal["drop", "left", "right"] = Field(
+        default="drop",
+        description="a row longer than training.max_length: left out, without its oldest turns, or without the end of "
+        "its answer; left out too where that does not help (counts are printed and reported)",
+    )
+
+
 class ModelConfig(StrictModel):
     """Which model to start from."""
 
