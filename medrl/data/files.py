@@ -58,6 +58,11 @@ def read_rows(path: str | Path) -> Iterator[RawRow]:
             raise DataError(f"{file} has no rows", remedy="give a file with at least one row")
 
 
+def data_files(path: str | Path) -> list[str]:
+    """The files below a directory that `read_rows` would read, in its order; else the path itself."""
+    return [file for file, _ in _sources(str(path))]
+
+
 def _sources(path: str) -> list[tuple[str, Callable[[str], Rows]]]:
     """(file, its reader) for each file that `path` stands for."""
     if Path(path).is_dir():

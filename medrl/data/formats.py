@@ -83,7 +83,7 @@ def _pair(row: Row) -> PreferencePair:
     (context, chosen), (other, rejected) = (_reply(row, key) for key in keys)
     if context != other:
         raise BadRow(f"`{keys[0]}` and `{keys[1]}` answer different prompts")
-    if chosen.strip() == rejected.strip():
+    if chosen == rejected:
         raise BadRow(f"`{keys[0]}` and `{keys[1]}` are the same",
                      "remove the row: it says nothing about which is better")
     messages = _with_system(row, context) if context else _context(row)

@@ -159,7 +159,7 @@ BAD_ROWS = [
     ("pairs", pair([SAY, ASK, SAY], [SAY, ASK, REST]), "`chosen` must be one answer, or begin with the prompt"),
     ("pairs", pair([ASK, SAY], [AGAIN, REST]), "`chosen` and `rejected` answer different prompts"),
     ("pairs", pair("a", ""), "`rejected` is empty"),
-    ("pairs", pair("a", "a "), "`chosen` and `rejected` are the same"),
+    ("pairs", pair("a", "a"), "`chosen` and `rejected` are the same"),
     ("pairs", turns(ASK, SAY) | {"chosen": "a", "rejected": "b"}, "the last turn must be the user's"),
     ("pairs", {"question": SECRET, "response_chosen": "a"}, "`response_rejected` is missing"),
 ]
