@@ -37,6 +37,10 @@ class ModelConfig(StrictModel):
 
     path: str = Field(description="directory with config.json and safetensors weights (or a hub id)")
     tokenizer: str | None = Field(default=None, description="tokenizer directory; null: the model's own")
+    chat_template: str | None = Field(
+        default=None, description="name of a template that ships with medrl or path of a .jinja file (see "
+        "docs/data-formats.md); null: the tokenizer's own",
+    )
     dtype: DType = Field(default="float32", description="dtype the weights are loaded and trained in")
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         default="sdpa", description="attention kernel"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
+from medrl.data.templates import NAMES
 from medrl.errors import ConfigError, DataError
 from medrl.types import Message
 
@@ -125,7 +126,8 @@ def _end_after(specials: re.Pattern[str], text: str, start: int, answer: str) ->
     if end is None or text[start + len(answer) : end.start()].strip():
         raise ConfigError(
             "the chat template writes no special token after an answer: the model could not learn to stop",
-            remedy="end the assistant's turn with eos_token in chat_template.jinja",
+            remedy="use a template that ends answers with eos_token (alpaca, mistral and vicuna do), or add the "
+            "template's own tokens to the tokenizer as special ones",
         )
     return end
 
@@ -157,5 +159,5 @@ def _require_template(tokenizer) -> None:
     if not tokenizer.chat_template:
         raise ConfigError(
             "the tokenizer has no chat template",
-            remedy="add chat_template.jinja to the model directory, or set model.tokenizer to a tokenizer that has one",
+            remedy=f"set model.chat_template to {', '.join(NAMES)}, or to the path of a .jinja file",
         )

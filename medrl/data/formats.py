@@ -107,12 +107,12 @@ def _reply(row: Row, key: str) -> tuple[Messages, str]:
     value = row.get(key)
     if not isinstance(value, (list, dict)):
         return (), _text(row, key)
-    turns = _turns([value] if isinstance(value, dict) else value, key)
-    if turns[-1]["role"] != "assistant":
-        raise BadRow(f"the last turn of `{key}` must be the assistant's, but is the {turns[-1]['role']}'s")
-    if len(turns) > 1 and turns[0]["role"] == "assistant":
+    *before, last = _turns([value] if isinstance(value, dict) else value, key)
+    if last["role"] != "assistant":
+        raise BadRow(f"the last turn of `{key}` must be the assistant's, but is the {last['role']}'s")
+    if before and before[0]["role"] == "assistant":
         raise BadRow(f"`{key}` must be one answer, or begin with the prompt")
-    return turns[:-1], turns[-1]["content"]
+    return tuple(before), last["content"]
 
 
 def _turns(turns: object, key: str) -> Messages:

@@ -40,8 +40,10 @@ def pair_rows(
 ) -> Rows:
     """One row a pair: the prompt with the chosen answer, and with the rejected one, both with their end token."""
     fitter = Fitter(tokenizer, max_length, data.too_long)
-    rows = [dict(zip(("chosen_ids", "rejected_ids"), fitter.answers(pair.messages, (pair.chosen, pair.rejected)),
-                     strict=True)) for pair in read_pairs(path, data)]
+    rows = []
+    for pair in read_pairs(path, data):
+        chosen, rejected = fitter.answers(pair.messages, (pair.chosen, pair.rejected))
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
     return build_rows(rows, path, max_length, fitter.cut)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from medrl.config.common import SupervisedConfig, SupervisedData
+from medrl.data.templates import NAMES
 from medrl.errors import ConfigError, DataError, ModelError
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.run_dir import create_run_dir, write_json
@@ -121,9 +122,9 @@ def run_stage(
 
 
 def _with_absolute_paths(config: SupervisedConfig) -> SupervisedConfig:
-    """Model paths that exist here become absolute; others are hub ids."""
-    paths = {name: str(Path(path).absolute()) for name in ("path", "tokenizer")
-             if (path := getattr(config.model, name)) and Path(path).exists()}
+    """Model paths that exist here become absolute; others are hub ids or names of chat templates."""
+    paths = {name: str(Path(path).absolute()) for name in ("path", "tokenizer", "chat_template")
+             if (path := getattr(config.model, name)) and path not in NAMES and Path(path).exists()}
     return config.model_copy(update={"model": config.model.model_copy(update=paths)})
 
 

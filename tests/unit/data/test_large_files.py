@@ -29,8 +29,8 @@ def medrl(*arguments: str) -> tuple[int, list[str], int]:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_gigabytes_are_checked_and_converted_in_less_than_one_of_memory(tmp_path: Path) -> None:
-    row = {"conversations": [{"from": "human", "value": "感冒了怎么办？" * 20}, {"from": "gpt", "value": "Rest. " * 200}]}
-    block = (json.dumps(row, ensure_ascii=False) + "\n").encode() * 2500
+    turns = [{"from": "human", "value": "感冒了怎么办？" * 20}, {"from": "gpt", "value": "Rest. " * 200}]
+    block = (json.dumps({"conversations": turns}, ensure_ascii=False) + "\n").encode() * 2500
     path, blocks = tmp_path / "large.jsonl", -(-2 * GIB // len(block))
     with path.open("wb") as file:
         for _ in range(blocks):
