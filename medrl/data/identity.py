@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from dataclasses import asdict
 from typing import Any
 
 from medrl.types import Conversation, Message, PreferencePair
@@ -24,10 +23,7 @@ def canonical(value: Any) -> dict[str, Any]:
         return {"text": value}
     if isinstance(value, tuple):
         return {"messages": value}
-    row = asdict(value)
-    if not row.get("tools", True):
-        del row["tools"]
-    return row
+    return {name: part for name, part in vars(value).items() if part != ()}
 
 
 def row_digest(value: Any) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrl.data import files
@@ -34,6 +34,7 @@ def test_lines_keep_their_numbers_and_a_byte_order_mark_is_no_text(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 2**20])
+@settings(max_examples=15)
 @given(objects=OBJECTS, indent=st.sampled_from([None, 1]))
 def test_an_array_is_read_piece_by_piece(tmp_path_factory, chunk, objects, indent):
     path = tmp_path_factory.mktemp("array") / "a.json"
