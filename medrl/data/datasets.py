@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrl.config.common import DataChecks
-from medrl.data.files import BadRow, RawRow, read_rows
+from medrl.data.files import read_rows
 from medrl.data.formats import KINDS, format_name, kind_of_row
+from medrl.data.rows import BadRow, RawRow
 from medrl.errors import DataError
 from medrl.types import Conversation, Message, PreferencePair
 

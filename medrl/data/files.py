@@ -14,31 +14,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from medrl.data.json_scanner import JsonScanner, json_problem
+from medrl.data.rows import BadRow, RawRow, kind_of_value
 from medrl.errors import DataError
 
 MAX_ROW_BYTES = 64 * 2**20
-CHUNK = 2**20  # characters of a JSON array read at a time
-WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>\w+))?")
-
-
-class BadRow(Exception):
-    """Why a row cannot be used, and what to do; never the row's text: rows hold what patients wrote."""
-
-    def __init__(self, why: str, remedy: str = "correct or remove the row (docs/data-formats.md)") -> None:
-        super().__init__(why)
-        self.why = why
-        self.remedy = remedy
-
-
-class RawRow(NamedTuple):
-    """A row as it stands in a file: `RawRow("a.jsonl", 3, {"prompt": "…"})`."""
-
-    file: str
-    line: int
-    value: dict[str, Any] | BadRow
 
 
 Rows = Iterator[tuple[int, "dict[str, Any] | BadRow"]]  # what a reader yields: (line, row)
@@ -131,7 +114,7 @@ def _parsed(raw: bytes) -> dict[str, Any] | BadRow:
     except UnicodeDecodeError as error:
         return _not_utf8(f"byte {error.start} of the line")
     except (ValueError, RecursionError) as error:
-        return BadRow(f"not valid JSON ({_json_problem(error)})", "write one JSON object on each line")
+        return BadRow(f"not valid JSON ({json_problem(error)})", "write one JSON object on each line")
 
 
 def _object(value: object) -> dict[str, Any] | BadRow:
@@ -144,22 +127,16 @@ def _not_utf8(where: str) -> BadRow:
     return BadRow(f"not valid UTF-8 ({where})", "save the file as UTF-8")
 
 
-def _json_problem(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return "nested too deep" if isinstance(error, RecursionError) else "a number with too many digits"
-
-
 def _json(path: str) -> Rows:
     """An array of objects; a file that does not begin with `[` holds one object on each line."""
     with _open(path) as file:
-        head = file.read(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
+        head = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
     return _array(path) if head.startswith(b"[") else _jsonl(path)
 
 
 def _array(path: str) -> Rows:
     with _open(path) as file:
-        scanner = _Scanner(path, io.TextIOWrapper(file, encoding="utf-8-sig"))
+        scanner = JsonScanner(path, io.TextIOWrapper(file, encoding="utf-8-sig"), MAX_ROW_BYTES)
         scanner.take("[")
         if scanner.next_character() != "]":
             yield scanner.line, _object(scanner.value())
@@ -170,66 +147,6 @@ def _array(path: str) -> Rows:
         scanner.take("]")
         if scanner.next_character():
             raise scanner.broken("text after the array")
-
-
-class _Scanner:
-    """Walks through JSON text that is read piece by piece, and knows the line it is on."""
-
-    def __init__(self, path: str, source: io.TextIOWrapper) -> None:
-        self._path, self._source = path, source
-        self._buffer, self._position = "", 0
-        self._decode = json.JSONDecoder().raw_decode
-        self.line = 1
-
-    def next_character(self) -> str:
-        """The next character that is no white space, not taken yet; empty at the end."""
-        while True:
-            end = WHITE_SPACE.match(self._buffer, self._position).end()  # type: ignore[union-attr]
-            self._go_to(end)
-            if end < len(self._buffer) or not self._read_more():
-                return self._buffer[self._position : self._position + 1]
-
-    def take(self, character: str) -> None:
-        if self.next_character() != character:
-            raise self.broken(f"`{character}` expected")
-        self._go_to(self._position + 1)
-
-    def value(self) -> object:
-        """The value that begins here. More is read until it is whole and something follows it."""
-        while True:
-            problem, value, end = "the value goes on beyond the end of the file", None, len(self._buffer)
-            try:
-                value, end = self._decode(self._buffer, self._position)
-            except (ValueError, RecursionError) as error:
-                problem = error.msg if isinstance(error, json.JSONDecodeError) else _json_problem(error)
-            if end < len(self._buffer):
-                self._go_to(end)
-                return value
-            if len(self._buffer) - self._position > MAX_ROW_BYTES:
-                raise self.broken(f"{problem}, or a row of more than {MAX_ROW_BYTES >> 20} MiB")
-            if not self._read_more():
-                raise self.broken(problem)
-
-    def broken(self, why: str) -> DataError:
-        return DataError(
-            f"{self._path}:{self.line}: not valid JSON ({why})",
-            remedy="correct the row that begins there; JSONL files can skip such rows",
-        )
-
-    def _go_to(self, position: int) -> None:
-        self.line += self._buffer.count("\n", self._position, position)
-        self._position = position
-
-    def _read_more(self) -> bool:
-        """Twice as much as is left, so that a long row is not parsed many times over."""
-        rest = self._buffer[self._position :]
-        try:
-            more = self._source.read(max(CHUNK, len(rest)))
-        except UnicodeDecodeError:
-            raise DataError(f"{self._path}:{self.line}: not valid UTF-8 in the row that begins there or the next ones",
-                            remedy="save the file as UTF-8") from None
-        self._buffer, self._position = rest + more, 0
-        return bool(more)
 
 
 def _csv(path: str) -> Rows:
@@ -326,16 +243,6 @@ def _passage(start: int, lines: list[bytes]) -> tuple[int, dict[str, Any] | BadR
         except UnicodeDecodeError as error:
             return number, _not_utf8(f"byte {error.start} of the line")
     return start, {"text": "\n".join(texts)}
-
-
-def kind_of_value(value: object) -> str:
-    """What a value is, in JSON's words; never the value itself."""
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array",
-             dict: "an object"}
-    kind = names.get(type(value), "a value that JSON has no word for")
-    return f"an empty {kind.split()[1]}" if isinstance(value, (list, dict)) and not value else kind
 
 
 READERS: dict[str, Callable[[str], Rows]] = {

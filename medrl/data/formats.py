@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from medrl.data.files import BadRow, kind_of_value
+from medrl.data.rows import BadRow, kind_of_value
 from medrl.types import Conversation, Message, PreferencePair
 
 Messages = tuple[Message, ...]

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrl.data import files
-from medrl.data.files import BadRow, read_rows
+from medrl.data import files, json_scanner
+from medrl.data.files import read_rows
+from medrl.data.rows import BadRow
 from medrl.errors import DataError
 
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
@@ -40,7 +41,7 @@ def test_an_array_is_read_piece_by_piece(tmp_path_factory, chunk, objects, inden
     path = tmp_path_factory.mktemp("array") / "a.json"
     path.write_text(json.dumps(objects, indent=indent), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "CHUNK", chunk)
+        patch.setattr(json_scanner, "CHUNK", chunk)
         assert [value for _, value in rows(path)] == objects
 
 
@@ -97,11 +98,11 @@ def test_damage_that_hides_the_rest_is_an_error_with_its_line(tmp_path, name, co
     ("a.jsonl", b'{"a": "%s"}'), ("a.json", b'[{"a": "%s"}]'), ("a.txt", b"x\n%s"), ("a.csv", b"a\n%s\n")])
 def test_no_row_is_read_into_memory_without_limit(tmp_path, monkeypatch, name, content):
     monkeypatch.setattr(files, "MAX_ROW_BYTES", 1000)
-    monkeypatch.setattr(files, "CHUNK", 100)
+    monkeypatch.setattr(json_scanner, "CHUNK", 100)
     (tmp_path / name).write_bytes(content % (b"x" * 900))
     assert len(rows(tmp_path / name)) == 1
     (tmp_path / name).write_bytes(content % (b"x" * 5000))
-    with pytest.raises(DataError, match="too large|more than 0 MiB"):
+    with pytest.raises(DataError, match="too large|more than 0 Mi characters"):
         rows(tmp_path / name)
 
 

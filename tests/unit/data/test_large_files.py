@@ -49,3 +49,5 @@ def test_two_gigabytes_are_checked_and_converted_in_less_than_one_of_memory(tmp_
     status, said, peak = medrl("data", "convert", str(path), "--out", str(out), "--on-bad-row", "skip")
     assert status == 0 and said[-1] == f"{out}: {rows:,} rows written" and peak < GIB
     assert out.stat().st_size > 0.9 * path.stat().st_size
+    path.unlink()
+    out.unlink()
