@@ -9,7 +9,7 @@ position of the token it belongs to (`logprobs[b, i]` is log p(ids[b, i] | ids[b
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -33,6 +33,14 @@ class Prompt:
     def __post_init__(self) -> None:
         if not self.ids:
             raise ValueError(f"prompt {self.id} has no tokens")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation whose last turn is the assistant's: what SFT learns from."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()  # descriptions (JSON schema) of the tools the assistant may call
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,36 @@ from medrl.config.base import StrictModel
 DType = Literal["float32", "bfloat16"]
 
 
+class DataChecks(StrictModel):
+    """What becomes of rows that cannot be used."""
+
+    on_bad_row: Literal["error", "skip"] = Field(
+        default="error", description="stop at the first one, or leave it out and say where it is and why"
+    )
+    max_bad_rows: int = Field(
+        default=100, ge=0, description="with `skip`: more bad rows than this in what one path names are an error"
+    )
+
+
+class SupervisedData(DataChecks):
+    """Data of a supervised stage whose rows are conversations."""
+
+    too_long: Literal["drop", "left", "right"] = Field(
+        default="drop",
+        description="a row longer than training.max_length: left out, without its oldest turns, or without the end of "
+        "its answer; left out too where that does not help (counts are printed and reported)",
+    )
+
+
 class ModelConfig(StrictModel):
     """Which model to start from."""
 
     path: str = Field(description="directory with config.json and safetensors weights (or a hub id)")
     tokenizer: str | None = Field(default=None, description="tokenizer directory; null: the model's own")
+    chat_template: str | None = Field(
+        default=None, description="name of a template that ships with medrl or path of a .jinja file (see "
+        "docs/data-formats.md); null: the tokenizer's own",
+    )
     dtype: DType = Field(default="float32", description="dtype the weights are loaded and trained in")
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         default="sdpa", description="attention kernel"

@@ -7,13 +7,13 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from medrl.config.base import StrictModel
-from medrl.config.common import DType, LoraConfig, ModelConfig, StageConfig, TimeoutsConfig
+from medrl.config.common import DataChecks, DType, LoraConfig, ModelConfig, StageConfig, TimeoutsConfig
 
 
-class PromptData(StrictModel):
+class PromptData(DataChecks):
     """Prompts to roll out."""
 
-    prompts: str = Field(description=".jsonl with `prompt`, `messages` or `conversations`")
+    prompts: str = Field(description="prompts: file, directory or hub dataset (docs/data-formats.md)")
     eval_prompts: str | None = Field(
         default=None, description="held-out prompts; greedy answers to them are scored before, during and after"
     )

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from medrl.config.base import StrictModel
-from medrl.config.common import SupervisedConfig
+from medrl.config.common import DataChecks, SupervisedConfig, SupervisedData
 
 
-class TextData(StrictModel):
+class TextData(DataChecks):
     """Plain text for continued pre-training."""
 
-    train: str = Field(description=".txt (passages separated by blank lines) or .jsonl with a `text` key")
-    eval: str | None = Field(default=None, description="held-out file of the same kind")
+    train: str = Field(description="passages: file, directory or hub dataset (docs/data-formats.md)")
+    eval: str | None = Field(default=None, description="held-out data of the same kind")
 
 
-class ConversationData(StrictModel):
+class ConversationData(SupervisedData):
     """Conversations for SFT."""
 
-    train: str = Field(description=".jsonl with `messages` or `conversations`")
-    eval: str | None = Field(default=None, description="held-out file of the same kind")
+    train: str = Field(description="conversations: file, directory or hub dataset (docs/data-formats.md)")
+    eval: str | None = Field(default=None, description="held-out data of the same kind")
 
 
-class PairData(StrictModel):
+class PairData(SupervisedData):
     """Preference pairs for the reward model."""
 
-    train: str = Field(description=".jsonl with `messages`, `conversations` or `prompt`, and `chosen`, `rejected`")
+    train: str = Field(description="preference pairs: file, directory or hub dataset (docs/data-formats.md)")
     eval: str = Field(description="held-out pairs of the same kind, for accuracy")
     calibration: str | None = Field(
         default=None,
-        description=".jsonl of SFT conversations, scored 0 ± 1 after calibration; null: the chosen answers of `eval`",
+        description="SFT conversations, scored 0 ± 1 after calibration; null: the chosen answers of `eval`",
     )
 
 

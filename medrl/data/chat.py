@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
+from medrl.data.templates import NAMES
 from medrl.errors import ConfigError, DataError
 from medrl.types import Message
 
@@ -41,13 +42,17 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     return _encode_turns(tokenizer, messages, header=True)[0]
 
 
-def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()
+) -> tuple[list[int], list[int]]:
     """Token ids [T] and mask [T], 1 on what the assistant has to produce: each answer and the token that ends it.
+
+    `tools` are described where the template takes them.
 
     Raises ConfigError if the template writes the turns before an answer differently once the answer is there, or
     rewrites the answer, or does not end it: the mask would be wrong.
     """
-    return _encode_turns(tokenizer, messages, header=False)
+    return _encode_turns(tokenizer, messages, header=False, tools=tools)
 
 
 def encode_answer(
@@ -83,9 +88,11 @@ def _end_token(tokenizer) -> str:
     return end[0]
 
 
-def _encode_turns(tokenizer, messages: Sequence[Message], *, header: bool) -> tuple[list[int], list[int]]:
+def _encode_turns(
+    tokenizer, messages: Sequence[Message], *, header: bool, tools: Sequence[dict[str, Any]] = ()
+) -> tuple[list[int], list[int]]:
     """Token ids of the rendered turns and the mask over the answers among them."""
-    text = _render(tokenizer, messages, header=header)
+    text = _render(tokenizer, messages, header=header, tools=tools)
     specials = _specials(tokenizer)
     ids: list[int] = []
     mask: list[int] = []
@@ -93,7 +100,7 @@ def _encode_turns(tokenizer, messages: Sequence[Message], *, header: bool) -> tu
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _render(tokenizer, messages[:index], header=True)
+        before = _render(tokenizer, messages[:index], header=True, tools=tools)
         if len(before) < position or not text.startswith(before):
             raise ConfigError(
                 f"the chat template is not prefix-stable: it writes the turns before turn {index} differently "
@@ -119,7 +126,8 @@ def _end_after(specials: re.Pattern[str], text: str, start: int, answer: str) ->
     if end is None or text[start + len(answer) : end.start()].strip():
         raise ConfigError(
             "the chat template writes no special token after an answer: the model could not learn to stop",
-            remedy="end the assistant's turn with eos_token in chat_template.jinja",
+            remedy="use a template that ends answers with eos_token (alpaca, mistral and vicuna do), or add the "
+            "template's own tokens to the tokenizer as special ones",
         )
     return end
 
@@ -130,10 +138,12 @@ def _specials(tokenizer) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
 
-def _render(tokenizer, messages: Sequence[Message], *, header: bool) -> str:
+def _render(tokenizer, messages: Sequence[Message], *, header: bool, tools: Sequence[dict[str, Any]] = ()) -> str:
     _require_template(tokenizer)
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=header)
+        return tokenizer.apply_chat_template(
+            list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=header
+        )
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(
@@ -149,5 +159,5 @@ def _require_template(tokenizer) -> None:
     if not tokenizer.chat_template:
         raise ConfigError(
             "the tokenizer has no chat template",
-            remedy="add chat_template.jinja to the model directory, or set model.tokenizer to a tokenizer that has one",
+            remedy=f"set model.chat_template to {', '.join(NAMES)}, or to the path of a .jinja file",
         )

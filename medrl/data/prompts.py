@@ -30,7 +30,7 @@ def build_prompts(
     """
     limit = data.max_prompt_tokens
     kept: list[tuple[tuple[Message, ...], list[int]]] = []
-    rows = read_prompts(path)
+    rows = read_prompts(path, data)
     over = 0
     for row, messages in enumerate(rows, start=1):
         ids = encode_prompt(tokenizer, messages)

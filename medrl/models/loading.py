@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medrl.config.common import ModelConfig
+from medrl.data.templates import set_template
 from medrl.errors import ModelError
 
 if TYPE_CHECKING:
@@ -95,7 +96,10 @@ def _check_weights(directory: Path) -> None:
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of `model.tokenizer`, else of `model.path`. ModelError when there is none."""
+    """The tokenizer of `model.tokenizer`, else of `model.path`, with the chat template of the config if it names one.
+
+    Raises ModelError when there is no tokenizer, or its template is not the one it was saved with.
+    """
     from transformers import AutoTokenizer
 
     directory = local_dir(model.tokenizer or model.path)
@@ -106,13 +110,15 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
             remedy="copy the tokenizer's files there, or set model.tokenizer",
         )
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=model.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=model.trust_remote_code)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise ModelError(
             f"the tokenizer in {directory} cannot be loaded",
             got=str(error).splitlines()[0],
             remedy="restore its files; a custom one may need model.trust_remote_code",
         ) from error
+    set_template(tokenizer, model.chat_template)
+    return tokenizer
 
 
 def read_config(path: str, trust_remote_code: bool = False) -> PreTrainedConfig:

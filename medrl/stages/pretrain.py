@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from medrl.config.common import DataChecks
 from medrl.config.supervised import PretrainConfig
-from medrl.data.datasets import read_texts
+from medrl.data.datasets import STRICT, read_texts
 from medrl.errors import ModelError
 from medrl.workers.supervised import Job, Rows, build_rows, checked_tokenizer, run_stage
 
@@ -23,17 +24,20 @@ def run_pretrain(config: PretrainConfig) -> dict[str, Any]:
     """
     tokenizer = checked_tokenizer(config)
     files = {"train": config.data.train, "eval": config.data.eval}
-    rows = {name: text_rows(tokenizer, path, config.training.max_length) for name, path in files.items() if path}
+    length = config.training.max_length
+    rows = {name: text_rows(tokenizer, path, length, config.data) for name, path in files.items() if path}
     return run_stage("pretrain", config, _train, rows)
 
 
-def text_rows(tokenizer: PreTrainedTokenizerBase, path: str, max_length: int) -> Rows:
+def text_rows(
+    tokenizer: PreTrainedTokenizerBase, path: str, max_length: int, checks: DataChecks = STRICT
+) -> Rows:
     """Every document and an end token after it, as one stream cut into blocks of `max_length` tokens."""
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise ModelError("the tokenizer has no end token to put between documents",
                          remedy="set eos_token in tokenizer_config.json")
-    documents = tokenizer(read_texts(path))["input_ids"]
+    documents = tokenizer(read_texts(path, checks))["input_ids"]
     blocks = pack(documents, end, max_length)
     return build_rows([{"input_ids": block, "labels": block} for block in blocks], path, max_length)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from medrl.config.common import ModelConfig
+from medrl.config.common import ModelConfig, SupervisedData
 from medrl.config.supervised import RewardConfig
-from medrl.data.chat import check_tokenizer, encode_answer
+from medrl.data.chat import check_tokenizer
 from medrl.data.datasets import read_conversations, read_pairs
+from medrl.data.lengths import Fitter
 from medrl.errors import TrainingError
-from medrl.workers.supervised import Job, Rows, build_rows, checked_tokenizer, run_stage
+from medrl.workers.supervised import PLAIN, Job, Rows, build_rows, checked_tokenizer, run_stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,24 +28,35 @@ def run_reward(config: RewardConfig) -> dict[str, Any]:
     tokenizer = checked_tokenizer(config)
     check_tokenizer(tokenizer)
     data, max_length = config.data, config.training.max_length
-    rows = {name: pair_rows(tokenizer, path, max_length) for name, path in (("train", data.train), ("eval", data.eval))}
+    files = {"train": data.train, "eval": data.eval}
+    rows = {name: pair_rows(tokenizer, path, max_length, data) for name, path in files.items()}
     if data.calibration:
-        rows["calibration"] = answer_rows(tokenizer, data.calibration, max_length)
+        rows["calibration"] = answer_rows(tokenizer, data.calibration, max_length, data)
     return run_stage("reward", config, _train, rows)
 
 
-def pair_rows(tokenizer: PreTrainedTokenizerBase, path: str, max_length: int) -> Rows:
+def pair_rows(
+    tokenizer: PreTrainedTokenizerBase, path: str, max_length: int, data: SupervisedData = PLAIN
+) -> Rows:
     """One row a pair: the prompt with the chosen answer, and with the rejected one, both with their end token."""
-    rows = [{f"{side}_ids": encode_answer(tokenizer, pair.messages, answer, ended=True)
-             for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected))} for pair in read_pairs(path)]
-    return build_rows(rows, path, max_length)
+    fitter = Fitter(tokenizer, max_length, data.too_long)
+    rows = []
+    for pair in read_pairs(path, data):
+        chosen, rejected = fitter.answers(pair.messages, (pair.chosen, pair.rejected))
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
+    return build_rows(rows, path, max_length, fitter.cut)
 
 
-def answer_rows(tokenizer: PreTrainedTokenizerBase, path: str, max_length: int) -> Rows:
+def answer_rows(
+    tokenizer: PreTrainedTokenizerBase, path: str, max_length: int, data: SupervisedData = PLAIN
+) -> Rows:
     """One row a conversation: all of it up to the last answer, which the reward model scores."""
-    rows = [{"input_ids": encode_answer(tokenizer, messages[:-1], messages[-1]["content"], ended=True)}
-            for messages in read_conversations(path)]
-    return build_rows(rows, path, max_length)
+    fitter = Fitter(tokenizer, max_length, data.too_long)
+    rows = []
+    for conversation in read_conversations(path, data):
+        *context, answer = conversation.messages
+        rows.append({"input_ids": fitter.answers(context, (answer["content"],))[0]})
+    return build_rows(rows, path, max_length, fitter.cut)
 
 
 def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from medrl.config.common import SupervisedData
 from medrl.config.supervised import SftConfig
-from medrl.data.chat import check_tokenizer, encode_conversation
+from medrl.data.chat import check_tokenizer
 from medrl.data.datasets import read_conversations
-from medrl.workers.supervised import IGNORED, Job, Rows, build_rows, checked_tokenizer, run_stage
+from medrl.data.lengths import Fitter
+from medrl.workers.supervised import IGNORED, PLAIN, Job, Rows, build_rows, checked_tokenizer, run_stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,18 +26,20 @@ def run_sft(config: SftConfig) -> dict[str, Any]:
     check_tokenizer(tokenizer)
     files = {"train": config.data.train, "eval": config.data.eval}
     length = config.training.max_length
-    rows = {name: conversation_rows(tokenizer, path, length) for name, path in files.items() if path}
+    rows = {name: conversation_rows(tokenizer, path, length, config.data) for name, path in files.items() if path}
     return run_stage("sft", config, _train, rows)
 
 
-def conversation_rows(tokenizer: PreTrainedTokenizerBase, path: str, max_length: int) -> Rows:
+def conversation_rows(
+    tokenizer: PreTrainedTokenizerBase, path: str, max_length: int, data: SupervisedData = PLAIN
+) -> Rows:
     """One row a conversation; labels are the ids of assistant tokens, and -100 elsewhere."""
-    rows = []
-    for messages in read_conversations(path):
-        ids, mask = encode_conversation(tokenizer, messages)
+    rows, fitter = [], Fitter(tokenizer, max_length, data.too_long)
+    for conversation in read_conversations(path, data):
+        ids, mask = fitter.conversation(conversation)
         labels = [token if learned else IGNORED for token, learned in zip(ids, mask, strict=True)]
         rows.append({"input_ids": ids, "labels": labels})
-    return build_rows(rows, path, max_length)
+    return build_rows(rows, path, max_length, fitter.cut)
 
 
 def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:

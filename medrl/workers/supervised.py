@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from medrl.config.common import SupervisedConfig
+from medrl.config.common import SupervisedConfig, SupervisedData
+from medrl.data.templates import NAMES
 from medrl.errors import ConfigError, DataError, ModelError
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.run_dir import create_run_dir, write_json
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # label of a token that is not learned
+PLAIN = SupervisedData()
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Rows:
 
     table: pa.Table
     dropped: int  # rows left out because they are longer than training.max_length
+    cut: int  # rows shortened to it
     tokens: int
 
 
@@ -77,10 +80,10 @@ def checked_tokenizer(config: SupervisedConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def build_rows(rows: Sequence[dict[str, list[int]]], path: str, max_length: int) -> Rows:
+def build_rows(rows: Sequence[dict[str, list[int]]], path: str, max_length: int, cut: int = 0) -> Rows:
     """Keep the rows whose columns all fit into `max_length` tokens; say how many do not, and refuse if none does.
 
-    Nothing is cut: an answer without its start or its end teaches the wrong thing.
+    `cut`: how many of them were shortened before.
     """
     kept = [row for row in rows if max(map(len, row.values())) <= max_length]
     dropped = len(rows) - len(kept)
@@ -90,9 +93,11 @@ def build_rows(rows: Sequence[dict[str, list[int]]], path: str, max_length: int)
                         got=f"{len(rows)} rows of {shortest} tokens or more", remedy="raise training.max_length")
     if dropped:
         print(f"{path}: left out {dropped} of {len(rows)} rows, longer than training.max_length {max_length} tokens")
+    if cut:
+        print(f"{path}: cut {cut} of {len(rows)} rows down to training.max_length {max_length} tokens")
     columns = {name: pa.array([row[name] for row in kept], pa.list_(pa.int32())) for name in kept[0]}
     tokens = sum(len(ids) for row in kept for name, ids in row.items() if name != "labels")
-    return Rows(pa.table(columns), dropped, tokens)
+    return Rows(pa.table(columns), dropped, cut, tokens)
 
 
 def run_stage(
@@ -108,7 +113,7 @@ def run_stage(
     report = {
         "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),
         "adapter": str(run_dir / job.adapter.name) if config.lora else None,
-        "rows": {name: {"used": r.table.num_rows, "dropped": r.dropped, "tokens": r.tokens}
+        "rows": {name: {"used": r.table.num_rows, "dropped": r.dropped, "cut": r.cut, "tokens": r.tokens}
                  for name, r in rows.items()},
         **outcome, "seconds": round(time.monotonic() - started, 1),
     }
@@ -117,9 +122,9 @@ def run_stage(
 
 
 def _with_absolute_paths(config: SupervisedConfig) -> SupervisedConfig:
-    """Model paths that exist here become absolute; others are hub ids."""
-    paths = {name: str(Path(path).absolute()) for name in ("path", "tokenizer")
-             if (path := getattr(config.model, name)) and Path(path).exists()}
+    """Model paths that exist here become absolute; others are hub ids or names of chat templates."""
+    paths = {name: str(Path(path).absolute()) for name in ("path", "tokenizer", "chat_template")
+             if (path := getattr(config.model, name)) and path not in NAMES and Path(path).exists()}
     return config.model_copy(update={"model": config.model.model_copy(update=paths)})
 
 

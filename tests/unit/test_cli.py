@@ -13,7 +13,9 @@ import pytest
 from medrl import cli
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["pretrain", "sft", "reward", "ppo", "pipeline", "merge", "check", "inspect", "demo", "config-docs"]
+COMMANDS = [
+    "pretrain", "sft", "reward", "ppo", "pipeline", "merge", "check", "inspect", "data", "demo", "config-docs",
+]
 HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy"]
 
 
@@ -70,6 +72,29 @@ def test_overrides_and_options_in_any_order(arguments: list[str]) -> None:
     assert (options.config, options.overrides, options.resume) == ("c.yaml", ["steps=3", "seed=1"], True)
 
 
+@pytest.mark.parametrize("command", ["check", "convert", "stats", "split"])
+def test_each_data_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(["data", command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: medrl data {command}" in capsys.readouterr().out
+
+
+def test_data_is_checked_without_the_heavy_libraries(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "hi"}\n')
+    assert not imported_by("data", "check", str(path)) & {*HEAVY, "datasets", "pyarrow"} - {"numpy"}
+
+
+def test_a_bad_row_exits_2_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "hi"}\n{"prompt": ""}\n')
+    done = medrl("data", "check", str(path))
+    assert done.returncode == 2
+    assert done.stdout == f"{path}:2: `prompt` is empty\n{path}: 1 plain prompts, 1 bad rows\n"
+    assert done.stderr.startswith("error: 1 bad rows\n")
+
+
 def test_merge_options() -> None:
     options = cli.parse(["merge", "adapter", "--base", "b", "--out", "o", "--dtype", "bfloat16"])
     assert (options.adapter, options.base, options.out, options.dtype) == ("adapter", "b", "o", "bfloat16")
@@ -78,7 +103,8 @@ def test_merge_options() -> None:
 
 @pytest.mark.parametrize("arguments", [
     [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["sft", "c.yaml", "--resume"], ["merge", "a"],
-    ["demo", "extra"],
+    ["demo", "extra"], ["data"], ["data", "check"], ["data", "convert", "a.csv"], ["data", "split", "a.csv"],
+    ["data", "stats", "a.csv", "--as", "rows"],
     ["merge", "a", "--out", "o", "--dtype", "float16"], ["demo", "--seed", "one"],
 ])
 def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

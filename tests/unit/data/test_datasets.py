@@ -1,3 +1,5 @@
+"""Whole sets of rows, as the stages read them: what is said, what is left out, what stops a run."""
+
 from __future__ import annotations
 
 import json
@@ -5,19 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from medrl.data.datasets import read_conversations, read_jsonl, read_pairs, read_prompts, read_texts
+from medrl.config.common import DataChecks
+from medrl.data.datasets import read_conversations, read_pairs, read_prompts, read_texts, recognise
 from medrl.errors import DataError
 
 SECRET = "my chest hurts"  # stands for what a patient wrote: must never reach an error text
-USER = {"role": "user", "content": SECRET}
-ANSWER = {"role": "assistant", "content": "See a doctor."}
 READERS = {"conversations": read_conversations, "pairs": read_pairs, "prompts": read_prompts, "texts": read_texts}
-GOOD = {
-    "conversations": {"messages": [USER, ANSWER]},
-    "pairs": {"prompt": SECRET, "chosen": "a", "rejected": "b"},
-    "prompts": {"prompt": SECRET},
-    "texts": {"text": SECRET},
-}
+ASK = {"role": "user", "content": SECRET}
+SAY = {"role": "assistant", "content": "See a doctor."}
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -25,103 +22,85 @@ def write(path: Path, *rows: object) -> Path:
     return path
 
 
-def test_messages_and_conversations_mean_the_same(tmp_path):
-    sharegpt = {
-        "conversations": [
-            {"from": "system", "value": "Be kind."},
-            {"from": "human", "value": SECRET},
-            {"from": "gpt", "value": "OK"},
-        ]
-    }
-    openai = {
-        "messages": [{"role": "system", "content": "Be kind."}, USER, {"role": "assistant", "content": "OK"}],
-        "department": "x",
-    }
-    first, second = read_conversations(write(tmp_path / "a.jsonl", sharegpt, openai))
-    assert first == second == ({"role": "system", "content": "Be kind."}, USER, {"role": "assistant", "content": "OK"})
+def test_the_format_is_said_with_the_number_of_rows(tmp_path, capsys):
+    sharegpt = {"conversations": [{"from": "human", "value": SECRET}, {"from": "gpt", "value": "OK"}]}
+    path = write(tmp_path / "zh_sft.jsonl", *[sharegpt] * 1000, {"messages": [ASK, SAY]})
+    assert len(read_conversations(path)) == 1001
+    assert capsys.readouterr().out == f"{path}: 1,000 ShareGPT conversations, 1 OpenAI conversations\n"
 
 
-def test_pairs_and_prompts_take_all_three_forms(tmp_path):
-    rows = [{"prompt": SECRET}, {"messages": [USER]}, {"conversations": [{"from": "human", "value": SECRET}]}]
-    assert read_prompts(write(tmp_path / "p.jsonl", *rows)) == [(USER,)] * 3
-    pairs = read_pairs(write(tmp_path / "q.jsonl", *({**row, "chosen": "good", "rejected": "bad"} for row in rows)))
-    assert [(p.messages, p.chosen, p.rejected) for p in pairs] == [((USER,), "good", "bad")] * 3
+def test_a_directory_is_read_in_the_order_of_its_names_each_file_in_its_own_format(tmp_path, capsys):
+    write(tmp_path / "b.jsonl", {"prompt": "third"})
+    (tmp_path / "a.csv").write_text("question,answer\nfirst,x\nsecond,y\n")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/d.json").write_text('[{"instruction": "fourth"}]')
+    (tmp_path / "README.md").write_text("not data")
+    (tmp_path / ".hidden.jsonl").write_text("not data")
+    prompts = read_prompts(tmp_path)
+    assert [messages[0]["content"] for messages in prompts] == ["first", "second", "third", "fourth"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}/a.csv: 2 question/answer prompts", f"{tmp_path}/b.jsonl: 1 plain prompts",
+        f"{tmp_path}/c/d.json: 1 Alpaca prompts"]
 
 
-def test_texts_from_txt_and_jsonl(tmp_path):
-    (tmp_path / "a.txt").write_text("\n一\r\ntwo\n\n \n\nthree\n", encoding="utf-8")
-    assert read_texts(tmp_path / "a.txt") == ["一\ntwo", "three"]
-    assert read_texts(write(tmp_path / "a.jsonl", {"text": "一\n\ntwo"})) == ["一\n\ntwo"]
+def test_bad_rows_are_left_out_one_by_one_and_counted(tmp_path, capsys):
+    path = tmp_path / "p.jsonl"
+    path.write_text(f'{{"prompt": "a"}}\nnot JSON {SECRET}\n{{"prompt": 3}}\n\n{{"prompt": "b"}}\n')
+    prompts = read_prompts(path, DataChecks(on_bad_row="skip"))
+    assert [messages[0]["content"] for messages in prompts] == ["a", "b"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{path}:2: left out: not valid JSON (Expecting value at column 1)",
+        f"{path}:3: left out: `prompt` must be a string, got a number",
+        f"{path}: 2 plain prompts, 2 bad rows"]
 
 
-def test_blank_lines_are_skipped_and_lines_keep_their_numbers(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b'\n{"a": 1}\n\n{"a": "\xe2\x80\xa8"}')  # U+2028 is no line end in JSONL
-    assert list(read_jsonl(tmp_path / "a.jsonl")) == [(2, {"a": 1}), (4, {"a": "\u2028"})]
-
-
-BAD_ROWS = [
-    ("texts", b'{"text": "my chest hurts"', "not valid JSON"),
-    ("texts", b"[" * 100_000, "not valid JSON"),
-    ("texts", b'["my chest hurts"]', "must be a JSON object, got an array"),
-    ("texts", b'{"txt": "my chest hurts"}', "`text` is missing"),
-    ("texts", b'{"text": 3}', "`text` must be a string, got a number"),
-    ("texts", b'{"text": "my chest hurts \\ud800"}', "half of a surrogate pair"),
-    ("texts", b'{"text": "my chest hurts \xff"}', "not valid UTF-8"),
-    ("prompts", {"prompt": " \n"}, "`prompt` is empty"),
-    ("prompts", {"prompt": None}, "`prompt` must be a string, got null"),
-    ("prompts", {"question": SECRET}, "exactly one of `prompt`, `messages`, `conversations` is needed, got none"),
-    ("prompts", {"prompt": SECRET, "messages": [USER]}, "got prompt and messages"),
-    ("prompts", {"messages": [USER, ANSWER]}, "the last turn must be the user's, but is the assistant's"),
-    ("prompts", {"messages": []}, "`messages` must be a list of turns that is not empty, got an empty array"),
-    ("prompts", {"messages": SECRET}, "got a string"),
-    ("prompts", {"messages": [SECRET]}, "`messages[0]` must be an object, got a string"),
-    ("prompts", {"messages": [{"role": SECRET, "content": "x"}]}, "`messages[0].role` is not a known role"),
-    ("prompts", {"messages": [{"role": ["user"], "content": "x"}]}, "`messages[0].role` is not a known role"),
-    ("prompts", {"messages": [{"role": "user", "value": SECRET}]}, "`messages[0].content` is missing"),
-    ("prompts", {"conversations": [{"from": "human", "value": ""}]}, "`conversations[0].value` is empty"),
-    ("conversations", {"messages": [USER]}, "the last turn must be the assistant's, but is the user's"),
-    ("conversations", {"messages": [ANSWER]}, "there is no user turn"),
-    ("conversations", {"messages": [USER, {"role": "assistant", "content": "  "}]}, "`messages[1].content` is empty"),
-    ("conversations", {"prompt": SECRET}, "exactly one of `messages`, `conversations` is needed"),
-    ("pairs", {"prompt": SECRET, "chosen": "a"}, "`rejected` is missing"),
-    ("pairs", {"prompt": SECRET, "chosen": ["a"], "rejected": "b"}, "`chosen` must be a string, got an array"),
-    ("pairs", {"prompt": SECRET, "chosen": "a", "rejected": ""}, "`rejected` is empty"),
-    ("pairs", {"prompt": SECRET, "chosen": "a", "rejected": "a"}, "`chosen` and `rejected` are the same"),
-    ("pairs", {"messages": [USER, ANSWER], "chosen": "a", "rejected": "b"}, "the last turn must be the user's"),
-]
-
-
-@pytest.mark.parametrize(("kind", "row", "why"), BAD_ROWS)
-def test_bad_row_names_file_line_and_reason_but_not_the_text(tmp_path, kind, row, why):
-    raw = row if isinstance(row, bytes) else json.dumps(row).encode()
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(json.dumps(GOOD[kind]).encode() + b"\n\n" + raw + b"\n")
-    with pytest.raises(DataError) as caught:
-        READERS[kind](path)
-    assert caught.value.message.startswith(f"{path}:3: ")
-    assert why in caught.value.message
-    assert caught.value.remedy
-    assert SECRET not in str(caught.value)
+def test_there_is_a_limit_to_bad_rows(tmp_path):
+    path = write(tmp_path / "p.jsonl", {"prompt": "a"}, *[{"prompt": ""}] * 3)
+    assert len(read_prompts(path, DataChecks(on_bad_row="skip", max_bad_rows=3))) == 1
+    with pytest.raises(DataError, match="too many bad rows") as caught:
+        read_prompts(path, DataChecks(on_bad_row="skip", max_bad_rows=2))
+    assert caught.value.limit == "at most 2 (max_bad_rows)" and caught.value.got == "3 up to line 4"
+    only_bad = write(tmp_path / "q.jsonl", {"prompt": ""})
+    with pytest.raises(DataError, match="no good rows"):
+        read_prompts(only_bad, DataChecks(on_bad_row="skip"))
 
 
 @pytest.mark.parametrize("kind", READERS)
 def test_missing_and_empty_files(tmp_path, kind):
-    with pytest.raises(DataError, match="no data file at"):
-        READERS[kind](tmp_path / "none.jsonl")
-    (tmp_path / "empty.jsonl").write_bytes(b"\n \n")
-    with pytest.raises(DataError, match="has no rows"):
-        READERS[kind](tmp_path / "empty.jsonl")
+    for name in ("none.jsonl", "none.parquet", "none"):
+        with pytest.raises(DataError, match="no data file at"):
+            READERS[kind](tmp_path / name)
+    for name, content in (("a.jsonl", "\n \n"), ("a.json", " [ ]\n"), ("a.csv", "prompt\n"), ("a.txt", "\n\n")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match="has no rows"):
+            READERS[kind](tmp_path / name)
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError, match="cannot read"):
         READERS[kind](tmp_path / "folder.jsonl")
+    with pytest.raises(DataError, match="unknown kind of data file"):
+        READERS[kind](tmp_path / "notes.pdf")
 
 
-def test_text_files_that_cannot_be_used(tmp_path):
-    (tmp_path / "empty.txt").write_bytes(b"\n\n")
-    with pytest.raises(DataError, match="has no rows"):
-        read_texts(tmp_path / "empty.txt")
-    (tmp_path / "bad.txt").write_bytes(b"good\nb\xffd\n")
-    with pytest.raises(DataError, match=r"bad\.txt:2: not valid UTF-8"):
-        read_texts(tmp_path / "bad.txt")
-    with pytest.raises(DataError, match="unknown kind of text file"):
-        read_texts(tmp_path / "notes.pdf")
+KINDS = [
+    ("pairs", {"prompt": "a", "chosen": "b"}),  # a lost answer must not make it a prompt
+    ("pairs", {"question": "a", "response_chosen": "b", "response_rejected": "c"}),
+    ("conversations", {"messages": [ASK, SAY]}),
+    ("conversations", {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
+    ("conversations", {"instruction": "a", "input": "", "output": "b"}),
+    ("conversations", {"prompt": "a", "response": "b"}),
+    ("prompts", {"messages": [ASK]}),
+    ("prompts", {"instruction": "a", "output": ""}),
+    ("prompts", {"question": "a"}),
+    ("texts", {"text": "a"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "row"), KINDS)
+def test_the_kind_is_that_of_most_of_the_first_rows(tmp_path, kind, row):
+    other = {"text": "x"} if kind != "texts" else {"prompt": "x"}
+    assert recognise(write(tmp_path / "a.jsonl", other, "no object", row, row, {"what": 1})) == kind
+
+
+def test_a_format_nobody_knows(tmp_path):
+    with pytest.raises(DataError, match="not recognised"):
+        recognise(write(tmp_path / "a.jsonl", {"query": SECRET}))

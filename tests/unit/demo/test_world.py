@@ -63,7 +63,7 @@ def test_tokenizer_round_trip(tokenizer, text):
 
 def test_tokenizer_fits_the_stages(world, tokenizer):
     check_tokenizer(tokenizer)
-    rows = read_conversations(world[0] / "sft.jsonl")[:300]
+    rows = [row.messages for row in read_conversations(world[0] / "sft.jsonl")[:300]]
     lengths = []
     for messages in rows:
         ids, mask = encode_conversation(tokenizer, messages)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrl.config.base import build_config
+from medrl.config.common import SupervisedData
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 from medrl.errors import ConfigError, DataError, ModelError
 from medrl.stages.pretrain import pack, run_pretrain, text_rows
@@ -86,6 +87,25 @@ def test_rows_that_are_too_long_are_left_out_and_said(capsys: pytest.CaptureFixt
     rows = build_rows([{"a": [1], "b": [1, 2, 3]}, {"a": [1], "b": [4]}], "x.jsonl", 2)
     assert rows.table.to_pylist() == [{"a": [1], "b": [4]}] and rows.dropped == 1
     assert "x.jsonl: left out 1 of 2 rows" in capsys.readouterr().out
+
+
+def test_rows_are_cut_as_the_config_says_and_counted(
+    tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture,
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"messages": CHAT}, {"messages": CHAT[:2]}, {"messages": CHAT[2:]})
+    short = len(conversation_rows(tokenizer, jsonl(tmp_path / "b.jsonl", {"messages": CHAT[2:]}), 128).table[0][0])
+    dropped = conversation_rows(tokenizer, path, short)
+    left = conversation_rows(tokenizer, path, short, SupervisedData(too_long="left"))
+    assert (dropped.dropped, dropped.cut, left.dropped, left.cut) == (1, 0, 0, 1)
+    assert left.table["input_ids"][0] == left.table["input_ids"][2]
+    assert f"{path}: cut 1 of 3 rows down to training.max_length {short} tokens" in capsys.readouterr().out
+
+
+def test_bad_rows_are_skipped_where_the_config_says_so(tokenizer, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"messages": CHAT}, {"messages": []})
+    with pytest.raises(DataError, match="a.jsonl:2: `messages` must be a list of turns"):
+        conversation_rows(tokenizer, path, 128)
+    assert len(conversation_rows(tokenizer, path, 128, SupervisedData(on_bad_row="skip")).table) == 1
 
 
 def test_no_row_that_fits_is_an_error() -> None:
