@@ -22,8 +22,8 @@ demo: setup ## the whole path on a tiny model: pretrain, SFT, reward model, PPO,
 test: setup ## all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
-test-fast: setup ## unit and contract tests: no Ray, no vLLM
-	$(PYTEST) tests/unit tests/contract -m "not slow and not ray and not vllm" -n auto
+test-fast: setup ## most unit and contract tests: no Ray, no vLLM, under a minute
+	$(PYTEST) tests/unit tests/contract -m "not slow and not heavy and not ray and not vllm" -n auto
 
 test-slow: setup ## the tests marked slow
 	$(PYTEST) -m slow

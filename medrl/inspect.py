@@ -15,6 +15,7 @@ from medrl.lora.resolve import skeleton
 from medrl.models.loading import read_config
 from medrl.models.memory import BYTES, GIB, activation_memory, training_memory
 
+FILE_WIDTH = 140  # of tables that go into a file or a pipe
 SHOWN_RANGES = 4  # more ranges of layers than these are given as their number
 
 
@@ -28,6 +29,8 @@ def run_inspect(config: InspectConfig, as_json: bool = False, dry: bool = False)
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return
     console = Console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     console.print(_modules_table(report))
     console.print(_peft_line(report), highlight=False)
     console.print(_memory_table(report))
@@ -94,20 +97,26 @@ def _memory(config: InspectConfig, dtype: str, text: Any, found: Overview) -> di
 def _modules_table(report: dict[str, Any]) -> Table:
     counts, model = report["parameters"], report["model"]
     title = f"{model['class']} ({model['model_type']}) · {counts['total']:,} parameters"
-    table = Table("role", "module", "layers", "shape", title=title, title_justify="left", box=SIMPLE)
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for name in ("role", "module", "layers", "shape"):
+        table.add_column(name, overflow="fold")  # a name cut short says nothing
     for name in ("parameters", "trains", "trainable"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("PEFT's rule")
     for row in report["modules"]:
         table.add_row(
-            row["role"], row["module"], _layers(row["layers"]), row["shape"], f"{row['parameters']:,}",
-            row["trains"], f"{row['trainable']:,}" if row["trainable"] else "", "LoRA" if row["peft"] else "",
+            row["role"], row["module"], _layers(row["layers"]), row["shape"], _millions(row["parameters"]),
+            row["trains"], _millions(row["trainable"]) if row["trainable"] else "", "LoRA" if row["peft"] else "",
         )  # fmt: skip
     table.add_section()
     table.add_row(
-        "all", "", "", "", f"{counts['total']:,}", f"{counts['percent']:.2f} %", f"{counts['trainable']:,}", ""
+        "all", "", "", "", _millions(counts["total"]), f"{counts['percent']:.2f} %", _millions(counts["trainable"]), ""
     )
     return table
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.2f} M"
 
 
 def _layers(text: str) -> str:

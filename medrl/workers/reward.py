@@ -47,12 +47,21 @@ class RewardPool(WorkerGroup):
         """[B] weighted sums of the sources' calibrated scores, and each source's own raw ones."""
         slices = [s for s in split_evenly(len(requests), len(self.handles)) if s.stop > s.start]
         refs = [h.score.remote(requests[s]) for h, s in zip(self.handles, slices, strict=False)]
-        return self.pending(refs, "scoring", self.timeouts.score, self._combine)
+        return self.pending(
+            refs, "scoring", self.timeouts.score, lambda results: combine(results, self.weights, self.calibrations)
+        )
 
-    def _combine(self, results: list[dict[str, np.ndarray]]) -> Scores:
-        parts = {name: np.concatenate([result[name] for result in results]) for name in self.weights}
-        total = np.zeros_like(next(iter(parts.values())))
-        for name, weight in self.weights.items():
-            mean, std = self.calibrations.get(name, (0.0, 1.0))
-            total += np.float32(weight) * (parts[name] - np.float32(mean)) / np.float32(std)
-        return Scores(total, parts)
+
+def combine(
+    results: list[dict[str, np.ndarray]], weights: dict[str, float], calibrations: dict[str, tuple[float, float]]
+) -> Scores:
+    """Σ weight · (raw − mean) / std over the sources, [B] float32; a source without calibration has mean 0 and std 1.
+
+    `results`: source → raw scores, one dict for each worker's share of the answers, in order.
+    """
+    parts = {name: np.concatenate([result[name] for result in results]) for name in weights}
+    total = np.zeros_like(next(iter(parts.values())))
+    for name, weight in weights.items():
+        mean, std = calibrations.get(name, (0.0, 1.0))
+        total += np.float32(weight) * (parts[name] - np.float32(mean)) / np.float32(std)
+    return Scores(total, parts)

@@ -21,6 +21,8 @@ from medrl.weight_sync.publisher import make_weights
 from medrl.weight_sync.receiver import Receiver
 from tests.contract.conftest import VOCAB, oracle_logprobs
 
+pytestmark = pytest.mark.heavy
+
 STOP_IDS = (7, 11, 13, 17, 19, 23, 29, 31)
 PROBE_IDS = (40, 41, 42, 43, 44, 45, 46, 47)
 LONG = tuple(3 + i * 7 % 300 for i in range(300))  # longer than two blocks of a prefix cache

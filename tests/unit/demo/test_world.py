@@ -11,6 +11,8 @@ from medrl.data.datasets import read_conversations, read_pairs, read_prompts, re
 from medrl.demo.corpus import REJECTED_KINDS
 from medrl.demo.world import build_world
 
+pytestmark = pytest.mark.heavy
+
 FILES = [
     "pretrain.txt",
     *(f"{name}.jsonl" for name in ("sft", "sft_eval", "pairs", "pairs_eval", "prompts", "eval_prompts")),

@@ -13,6 +13,8 @@ from medrl.lora.resolve import resolve
 from medrl.lora.wrap import wrap
 from tests.unit.lora.tiny_families import ALL, classifier_families, tiny_model
 
+pytestmark = pytest.mark.heavy
+
 CASES = [(family, "causal") for family in ALL] + [(family, "scalar") for family in classifier_families()]
 IDS = torch.randint(3, 89, (2, 8), generator=torch.Generator().manual_seed(0))
 

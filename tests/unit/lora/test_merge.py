@@ -22,6 +22,8 @@ from medrl.models.loading import load_causal_lm, load_pretrained
 from medrl.stages.merge import run_merge
 from tests.unit.lora.tiny_families import train_a_little
 
+pytestmark = pytest.mark.heavy
+
 IDS = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(5))
 
 

@@ -13,6 +13,8 @@ from medrl.config.pipeline import PipelineConfig
 from medrl.errors import ConfigError
 from medrl.pipeline.run import run_pipeline
 
+pytestmark = pytest.mark.heavy
+
 
 def run(out: Path, links: dict | None = None, **values) -> dict:
     values = {"output_dir": str(out), "links": links or {"world": {"stage": "world"}}} | values
