@@ -19,6 +19,8 @@ from medrl.learner.policy import DeepSpeedPolicy
 from medrl.types import Experience
 from tests.tiny import ppo_values
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module", autouse=True)
 def process_group():

@@ -19,6 +19,8 @@ from medrl.lora.overview import ranges
 from medrl.lora.wrap import wrap
 from tests.unit.lora.tiny_families import ALL, tiny_config, tiny_model
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 CASES = [(family, "causal") for family in ALL] + [
     (family, "scalar") for family in ("qwen3", "gpt2", "qwen3_next", "gemma3")

@@ -12,6 +12,8 @@ from medrl.lora.dry_run import dry_run
 from medrl.lora.resolve import resolve, skeleton
 from tests.unit.lora.tiny_families import ALL, tiny_config
 
+pytestmark = pytest.mark.heavy
+
 HYBRID = {"num_hidden_layers": 8, "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 2}
 
 

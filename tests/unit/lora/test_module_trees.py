@@ -5,6 +5,7 @@ The oracle below reads names as lists of segments; it knows no regular expressio
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -13,6 +14,8 @@ from medrl.config.common import LoraConfig
 from medrl.errors import AdapterError, AmbiguousModuleError
 from medrl.lora.resolve import resolve
 from medrl.lora.wrap import wrap
+
+pytestmark = pytest.mark.heavy
 
 names = st.sampled_from(["model", "img_model", "layers", "0", "1", "q_proj", "proj", "score", "sub_score"])
 trees = st.recursive(

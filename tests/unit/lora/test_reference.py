@@ -25,6 +25,8 @@ from medrl.models.forward import policy_forward
 from medrl.models.loading import load_causal_lm
 from tests.unit.lora.tiny_families import tiny_model, train_a_little
 
+pytestmark = pytest.mark.heavy
+
 BASE = ReferenceSpec("base")
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "mixtral"]
 
