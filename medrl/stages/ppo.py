@@ -89,14 +89,8 @@ def train(
                 w.critic.values(batch_ref) if w.critic else None,
             )
         experience, rollout_metrics = make_experience(
-            batch,
-            scores.total,
-            logprobs,
-            ref_logprobs,
-            critic_values,
-            algorithm=config.algorithm,
-            kl_coef=state.kl.coef,
-            group_size=config.data.samples_per_prompt,
+            batch, scores.total, logprobs, ref_logprobs, critic_values,
+            algorithm=config.algorithm, kl_coef=state.kl.coef, group_size=config.data.samples_per_prompt,
         )
         check_start(config, step, experience)
         check_kl_limit(config, step, rollout_metrics)

@@ -117,7 +117,7 @@ class PolicyGroup(LearnerGroup):
         )
 
     def reference_canary(self) -> Pending[list[float]]:
-        """Log-probs of a fixed sequence with the adapter off."""
+        """Log-probs of a fixed sequence by the reference inside the policy."""
         return self.pending(
             [h.reference_canary.remote() for h in self.handles], "reference canary", self.timeouts.score
         )
