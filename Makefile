@@ -46,7 +46,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-p
 	--generate-hashes --no-annotate --no-header
 
 lock: setup ## resolve pyproject.toml into requirements/*.txt again
-	$(LOCK) pyproject.toml requirements/torch-cpu.in --extra cpu --extra mlflow --override requirements/overrides.txt -o requirements/cpu.txt
+	$(LOCK) pyproject.toml requirements/torch-cpu.in --extra cpu --extra mlflow --extra postgres --override requirements/overrides.txt -o requirements/cpu.txt
 	$(LOCK) --group dev --constraint requirements/cpu.txt -o requirements/dev.txt
 	echo uv | $(LOCK) - -o requirements/uv.txt
 
