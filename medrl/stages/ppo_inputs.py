@@ -14,8 +14,8 @@ from medrl.models.export import load_calibration
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.rollout.base import GenerateRequest, check_context, request_seed
 from medrl.types import Completion, Prompt, ScoreRequest
+from medrl.workers.function_scorer import load_function
 from medrl.workers.launch import LaunchInputs
-from medrl.workers.scorers import load_function
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ def prepare(config: PpoConfig) -> PpoInputs:
             calibration = load_calibration(source.model) if config.algorithm.reward.calibrate else None
             if calibration:
                 calibrations[source.name] = calibration
-        else:
+        elif source.function:
             load_function(source)
     tokenizer = load_tokenizer(config.model)
     check_tokenizer(tokenizer)
