@@ -42,8 +42,8 @@ def pair_rows(
     fitter = Fitter(tokenizer, max_length, data.too_long)
     rows = []
     for pair in read_pairs(path, data):
-        chosen, rejected = fitter.answers(pair.messages, (pair.chosen, pair.rejected))
-        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
+        prompt, (chosen, rejected) = fitter.answers(pair.messages, (pair.chosen, pair.rejected))
+        rows.append({"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected})
     return build_rows(rows, path, max_length, fitter.cut)
 
 
@@ -55,7 +55,8 @@ def answer_rows(
     rows = []
     for conversation in read_conversations(path, data):
         *context, answer = conversation.messages
-        rows.append({"input_ids": fitter.answers(context, (answer["content"],))[0]})
+        prompt, (reply,) = fitter.answers(context, (answer["content"],))
+        rows.append({"input_ids": prompt + reply})
     return build_rows(rows, path, max_length, fitter.cut)
 
 

@@ -33,23 +33,27 @@ from medrl.lora.adapter import save_adapter
 from medrl.lora.heads import check_head_trains
 from medrl.lora.manifest import manifest
 from medrl.lora.merge import merge_adapter
+from medrl.lora.reference_proofs import check_first_loss
 from medrl.lora.resolve import Task
 from medrl.lora.wrap import wrap
 from medrl.models.export import save_model
 from medrl.models.loading import load_tokenizer
 from medrl.workers.supervised import Job
 
+# DPO before the first update, relative to the expected loss: rounding of summed log-probs.
+FIRST_LOSS_BOUND = {"float32": 1e-5, "bfloat16": 0.05}
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 def fit(
-    job: Job, table: pa.Table, trainer_class: type[Trainer], arguments: TrainingArguments,
-    load: Callable[[ModelConfig], PreTrainedModel], task: Task,
+    job: Job, table: pa.Table, trainer_class: Callable[..., Trainer], arguments: TrainingArguments,
+    load: Callable[[ModelConfig], PreTrainedModel], task: Task, first_loss: float | None = None,
 ) -> dict[str, Any]:
     """Train a model on `table`, save it to `job.model` (and `job.adapter`), return the outcome; on every rank.
 
     The batches are the same for any number of workers, but for the last one of a pass: if the rows do not fill it, one
     worker takes what is left, and several fill it up with rows from the start of the pass.
+    `first_loss`: what the loss of the first step must be, within FIRST_LOSS_BOUND, else AdapterError.
     `arguments` must exist before the model is loaded: under ZeRO 3 they make loading shard the weights.
     """
     set_seed(job.config.seed)  # a new head and new adapters start the same on every rank
@@ -59,7 +63,7 @@ def fit(
     if task == "scalar":
         check_head_trains(model)
     trained = manifest(model)
-    log = StepLog(job)
+    log = StepLog(job, first_loss)
     trainer = trainer_class(
         model=model, args=arguments, train_dataset=Dataset(InMemoryTable(table)), processing_class=tokenizer,
         callbacks=[log])
@@ -109,8 +113,8 @@ def zero_config(stage: int | None) -> dict[str, Any] | None:
 class StepLog(TrainerCallback):
     """Writes metrics.jsonl on rank 0 and stops every rank when the loss or the gradient is not finite."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, first_loss: float | None = None) -> None:
+        self.job, self.first_loss = job, first_loss
         self.losses: list[float] = []
         self.tokens = 0
         self.started = time.monotonic()
@@ -134,6 +138,8 @@ class StepLog(TrainerCallback):
                 raise TrainingError(
                     f"{self.job.stage}: {name} is not finite at step {state.global_step}", limit="a finite number",
                     got=str(row[name]), remedy="lower training.lr, or check the data and the base model's weights")
+        if not self.losses and self.first_loss is not None:
+            check_first_loss(row["loss"], self.first_loss, FIRST_LOSS_BOUND[self.job.config.model.dtype])
         self.losses.append(row["loss"])
         self.tokens = row["tokens"]
         if state.is_world_process_zero:

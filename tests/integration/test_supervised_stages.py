@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from medrl.config.base import build_config
 from medrl.config.common import ScalingConfig
-from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 from medrl.errors import TrainingError, WorkerError
 from medrl.models.export import load_calibration
 from tests.tiny import TEXT, save_policy
@@ -155,6 +157,21 @@ def test_calibration_is_the_spread_over_sft_answers(reward: dict) -> None:
     scores = hf_scores(reward["model"], texts)
     assert load_calibration(reward["model"]) == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-4)
     assert load_calibration(reward["adapter"]) == load_calibration(reward["model"])
+
+
+@pytest.mark.parametrize(("loss", "first", "lora"), [
+    ("sigmoid", math.log(2), LORA), ("ipo", 25.0, LORA), ("hinge", 1.0, None)])
+def test_dpo_starts_at_its_reference_and_learns_to_prefer(
+        ray_cluster, base: Path, tmp_path: Path, loss: str, first: float, lora: dict | None) -> None:
+    from medrl.stages.dpo import run_dpo
+
+    data = {"train": write(tmp_path / "train.jsonl", pairs(32)), "eval": write(tmp_path / "eval.jsonl", pairs(40)[32:])}
+    config = values(tmp_path, base, "dpo", data, lora, training={"epochs": 4.0, "lr": 1e-2 if lora else 1e-3})
+    report = run_dpo(build_config(DpoConfig, config | {"loss": loss}))
+    assert report["loss_first"] == pytest.approx(first, rel=1e-5) and report["loss_last"] < report["loss_first"]
+    assert report["accuracy"] == 1.0 and report["margin"] > 0
+    trained = {name.split(".")[-1] for name in load_file(Path(report["model"]) / "model.safetensors")}
+    assert trained == {"weight"}  # no second adapter, nothing of TRL's
 
 
 def test_full_pretraining_on_two_workers(ray_cluster, base: Path, tmp_path: Path) -> None:
