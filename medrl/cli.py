@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add_stage("pretrain", _pretrain, "continue pre-training on plain text")
     add_stage("sft", _sft, "fine-tune on conversations")
     add_stage("reward", _reward, "train a reward model on preference pairs")
+    add_stage("dpo", _dpo, "train a policy on preference pairs, without reward model or rollouts")
     ppo = add_stage("ppo", _ppo, "train a policy with PPO against reward models")
     ppo.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
     add_stage("pipeline", _pipeline, "run several stages as a chain; what is done and unchanged is not done again")
@@ -168,6 +169,16 @@ def _reward(options: argparse.Namespace) -> None:
     from medrl.stages.reward import run_reward
 
     run_reward(config)
+
+
+def _dpo(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.supervised import DpoConfig
+
+    config = load_config(DpoConfig, options.config, options.overrides)
+    from medrl.stages.dpo import run_dpo
+
+    run_dpo(config)
 
 
 def _ppo(options: argparse.Namespace) -> None:

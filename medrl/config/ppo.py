@@ -299,19 +299,10 @@ class PpoConfig(StageConfig):
             )
         if (self.reference.mode == "adapter") != (self.reference.adapter is not None):
             raise ValueError("reference.adapter and reference.mode: adapter go together; set both or neither")
-        if self.lora and self.lora.dropout:
-            raise ValueError(
-                f"lora.dropout must be 0 in RL (old and new log-probs would differ by noise), got {self.lora.dropout}"
-            )
-        if (
-            self.lora
-            and self.reference.mode != "dedicated"
-            and (self.lora.bias != "none" or self.lora.init in ("pissa", "olora"))
-        ):
-            raise ValueError(
-                "lora.bias other than none, and lora.init pissa or olora, change the base: "
-                "use reference.mode: dedicated"
-            )
+        if self.lora:
+            self.lora.check_no_dropout("RL")
+            if self.reference.mode != "dedicated":
+                self.lora.check_base_stays("use reference.mode: dedicated")
         trained = {"learner": (self.learner, self.lora)}
         if self.has_critic:
             trained["critic"] = (self.critic, self.critic.lora)

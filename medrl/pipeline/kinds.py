@@ -9,9 +9,10 @@ from typing import Any
 from medrl.config.common import StageConfig
 from medrl.config.pipeline import MergeConfig, WorldConfig
 from medrl.config.ppo import PpoConfig
-from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 from medrl.demo.world import build_world
 from medrl.run_dir import move_aside
+from medrl.stages.dpo import run_dpo
 from medrl.stages.merge import run_merge
 from medrl.stages.ppo import run_ppo
 from medrl.stages.pretrain import run_pretrain
@@ -82,6 +83,7 @@ KINDS: dict[str, Kind] = {
     "pretrain": Kind(PretrainConfig, lambda c, _: run_pretrain(c), _trained(LANGUAGE), _workers),
     "sft": Kind(SftConfig, lambda c, _: run_sft(c), _trained(LANGUAGE), _workers),
     "reward": Kind(RewardConfig, lambda c, _: run_reward(c), _trained(REWARD), _workers),
+    "dpo": Kind(DpoConfig, lambda c, _: run_dpo(c), _trained(LANGUAGE), _workers),
     "ppo": Kind(PpoConfig, run_ppo, _policy, lambda c: total_cpus(plan_roles(c))),
     "merge": Kind(MergeConfig, _merge, lambda c: {"model": Output(c.run_dir, LANGUAGE)}),
 }
