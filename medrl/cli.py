@@ -99,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                        help="dtype of the merged weights (default: %(default)s)")
 
+    report = add("report", _report, "write one HTML page about a run, or about a whole pipeline")
+    report.add_argument("folder", metavar="RUN_DIR", help="folder of a run or of a pipeline")
+    report.add_argument("--out", metavar="FILE", help="the page (default: report.html in that folder)")
+
     _add_data_commands(add("data", _data_check, "check, convert, measure or split data files"))
 
     demo = add("demo", _demo, "run the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge")
@@ -225,6 +229,12 @@ def _merge(options: argparse.Namespace) -> None:
     from medrl.stages.merge import run_merge
 
     run_merge(options.adapter, options.base, options.out, options.dtype)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from medrl.report.page import run_report
+
+    run_report(options.folder, options.out)
 
 
 def _data_check(options: argparse.Namespace) -> None:

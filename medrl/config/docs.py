@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
-from medrl.config.pipeline import MergeConfig, PipelineConfig
+from medrl.config.pipeline import MergeConfig, PipelineConfig, ReportConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 
@@ -26,6 +26,7 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl ppo CONFIG`", PpoConfig, StageConfig),
     ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
+    ("`medrl pipeline`: a link of the stage `report`", ReportConfig, StageConfig),
 ]
 INTRODUCTION = """# Config reference
 
