@@ -103,6 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", metavar="RUN_DIR", help="folder of a run or of a pipeline")
     report.add_argument("--out", metavar="FILE", help="the page (default: report.html in that folder)")
 
+    serve_reward = add("serve-reward", _serve_reward, "serve a reward model over HTTP (protocol: docs/rewards.md)")
+    serve_reward.add_argument("source", metavar="CONFIG|MODEL_DIR", help="YAML file, or directory of a reward model")
+    serve_reward.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
+    serve_reward.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+    serve_reward.add_argument("--port", type=int, help="(default: 8000)")
+    serve_reward.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key to ask for")
+    serve_reward.add_argument("--insecure", action="store_const", const=True,
+                              help="listen on other addresses without a key")
+
     _add_data_commands(add("data", _data_check, "check, convert, measure or split data files"))
 
     demo = add("demo", _demo, "run the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge")
@@ -235,6 +244,16 @@ def _report(options: argparse.Namespace) -> None:
     from medrl.report.page import run_report
 
     run_report(options.folder, options.out)
+
+
+def _serve_reward(options: argparse.Namespace) -> None:
+    from medrl.config.serving import serve_reward_config
+
+    flags = {name: getattr(options, name) for name in ("host", "port", "api_key_env", "insecure")}
+    config = serve_reward_config(options.source, options.overrides, flags)
+    from medrl.serving import run_serve_reward
+
+    run_serve_reward(config)
 
 
 def _data_check(options: argparse.Namespace) -> None:

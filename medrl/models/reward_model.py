@@ -22,15 +22,16 @@ from medrl.types import ScoreRequest
 class RewardModel:
     """A sequence-classification model with one label; texts are encoded with its own tokenizer and template.
 
-    `calibration` (mean, std) makes the scores (raw − mean) / std; None leaves them raw. Raises ModelError when `path`
+    `calibration` (mean, std) makes the scores (raw − mean) / std; None leaves them raw. Errors name
+    it `name`. Raises ModelError when `path`
     holds no reward model.
     """
 
     def __init__(
-        self, path: str, dtype: DType, *, max_length: int, micro_batch_size: int,
+        self, path: str, dtype: DType, *, name: str, max_length: int, micro_batch_size: int,
         calibration: tuple[float, float] | None = None,
     ) -> None:
-        self.path = path
+        self.name = name
         self.tokenizer = load_tokenizer(ModelConfig(path=path))
         self.device = pick_device()
         self.model = ScalarModel.from_reward(path, dtype, calibration).to(self.device).eval()
@@ -45,7 +46,7 @@ class RewardModel:
         longest = int(lengths.argmax())
         if lengths[longest] > self.max_length:
             raise RewardError(
-                f"answer {longest} of {len(requests)} is too long for the reward model {self.path}",
+                f"{self.name}: answer {longest} of {len(requests)} is too long",
                 limit=f"max_length {self.max_length} tokens with its prompt",
                 got=f"{lengths[longest]} tokens",
                 remedy="raise reward.max_length, or lower sampling.max_tokens",

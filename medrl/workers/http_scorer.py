@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from tenacity.nap import sleep_using_event
 
 from medrl.config.rewards import RewardPoolConfig, RewardSource
-from medrl.errors import ConfigError, RewardError
+from medrl.environment import read_secret
+from medrl.errors import RewardError
 from medrl.types import ScoreRequest
 from medrl.workers.breaker import Breaker
 from medrl.workers.score_checks import checked_scores
@@ -137,14 +137,6 @@ def retry_after(value: str | None) -> float | None:
 
 
 def _authorization(source: RewardSource) -> dict[str, str]:
-    variable = source.http.api_key_env
-    if variable is None:
+    if source.http.api_key_env is None:
         return {}
-    key = os.environ.get(variable, "").strip()
-    if not (key and key.isascii() and key.isprintable()):  # httpx would show a bad one in its error
-        raise ConfigError(
-            f"reward source {source.name!r}: no usable API key in the environment variable {variable}",
-            limit="printable ASCII characters", got="nothing" if not key else "others too (not shown)",
-            remedy=f"set {variable} where the reward workers run: before the command, or on the nodes of the cluster",
-        )
-    return {"Authorization": f"Bearer {key}"}
+    return {"Authorization": f"Bearer {read_secret(source.http.api_key_env, f'reward source {source.name!r}')}"}

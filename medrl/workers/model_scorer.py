@@ -16,6 +16,7 @@ def model_scorer(source: RewardSource, pool: RewardPoolConfig) -> Callable[[list
 
     assert source.model is not None
     model = RewardModel(
-        source.model, source.dtype, max_length=pool.max_length, micro_batch_size=pool.micro_batch_size
+        source.model, source.dtype, name=f"reward source {source.name!r}", max_length=pool.max_length,
+        micro_batch_size=pool.micro_batch_size,
     )
     return model.score
