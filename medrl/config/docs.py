@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
+from medrl.config.evaluate import EvaluateConfig
 from medrl.config.pipeline import MergeConfig, PipelineConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
@@ -23,6 +24,7 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl sft CONFIG`", SftConfig, SupervisedConfig),
     ("`medrl reward CONFIG`", RewardConfig, SupervisedConfig),
     ("`medrl ppo CONFIG`", PpoConfig, StageConfig),
+    ("`medrl evaluate CONFIG`", EvaluateConfig, StageConfig),
     ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
 ]

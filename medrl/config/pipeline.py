@@ -26,7 +26,7 @@ class WorldConfig(StageConfig):
 class Link(StrictModel):
     """One stage of the chain."""
 
-    stage: Literal["world", "pretrain", "sft", "reward", "ppo", "merge"] = Field(
+    stage: Literal["world", "pretrain", "sft", "reward", "ppo", "merge", "evaluate"] = Field(
         description="what runs; world: the demo's data and untrained model"
     )
     config: str | None = Field(default=None, description="its YAML file, seen from the pipeline's; null: `set` is all")

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from medrl.config.common import StageConfig
+from medrl.config.evaluate import EvaluateConfig
 from medrl.config.pipeline import MergeConfig, WorldConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 from medrl.demo.world import build_world
 from medrl.run_dir import move_aside
+from medrl.stages.evaluate import RESULT_FILE, run_evaluate
 from medrl.stages.merge import run_merge
 from medrl.stages.ppo import run_ppo
 from medrl.stages.pretrain import run_pretrain
 from medrl.stages.reward import run_reward
 from medrl.stages.sft import run_sft
+from medrl.workers.evaluate import role_plans
 from medrl.workers.placement import plan_roles, total_cpus
 
 
@@ -25,7 +28,7 @@ class Output:
     """Something a link leaves. Example: `Output("runs/demo/sft/merged", "a language model")`."""
 
     path: str
-    kind: str  # "a language model", "a reward model", "an adapter" or "data"
+    kind: str  # "a language model", "a reward model", "an adapter", "data" or "an evaluation"
 
 
 @dataclass(frozen=True)
@@ -83,5 +86,10 @@ KINDS: dict[str, Kind] = {
     "sft": Kind(SftConfig, lambda c, _: run_sft(c), _trained(LANGUAGE), _workers),
     "reward": Kind(RewardConfig, lambda c, _: run_reward(c), _trained(REWARD), _workers),
     "ppo": Kind(PpoConfig, run_ppo, _policy, lambda c: total_cpus(plan_roles(c))),
+    "evaluate": Kind(
+        EvaluateConfig, lambda c, _: run_evaluate(c),
+        lambda c: {"results": Output(f"{c.run_dir}/{RESULT_FILE}", "an evaluation")},
+        lambda c: total_cpus(role_plans(c)),
+    ),
     "merge": Kind(MergeConfig, _merge, lambda c: {"model": Output(c.run_dir, LANGUAGE)}),
 }

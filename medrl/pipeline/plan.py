@@ -16,7 +16,7 @@ from medrl.pipeline.kinds import ADAPTER, KINDS, LANGUAGE, REWARD, Kind, Output
 
 REFERENCE = re.compile(r"\$\{([\w-]+)\.(\w+)\}")
 # What a setting wants, by how its dotted key ends; other settings take what they are given.
-WANTED = {"model.path": LANGUAGE, "base": LANGUAGE, "sources.model": REWARD, "adapter": ADAPTER}
+WANTED = {"model.path": LANGUAGE, "base": LANGUAGE, "baseline": LANGUAGE, "sources.model": REWARD, "adapter": ADAPTER}
 
 
 @dataclass(frozen=True)
