@@ -17,6 +17,7 @@ from medrl.errors import MedrlError
 if TYPE_CHECKING:
     from medrl.config.common import DataChecks
 
+ROW_KINDS = ("texts", "conversations", "pairs", "prompts", "choices", "references", "safety")
 OVERRIDES_HELP = "settings that replace those of the file, for example algorithm.kl.coef=0.1"
 
 
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add_stage("dpo", _dpo, "train a policy on preference pairs, without reward model or rollouts")
     ppo = add_stage("ppo", _ppo, "train a policy with PPO against reward models")
     ppo.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
+    add_stage("evaluate", _evaluate, "measure a model, beside a baseline if one is given")
     add_stage("pipeline", _pipeline, "run several stages as a chain; what is done and unchanged is not done again")
     add_stage("check", _check, "check a PPO config: data, tokenizers, LoRA targets, memory, placement, one tiny step")
 
@@ -130,7 +132,7 @@ def _add_data_commands(data: argparse.ArgumentParser) -> None:
         sub.set_defaults(command=command)
         sub.add_argument("files", metavar="FILE", nargs="+",
                          help="data file, directory or hub dataset (formats: docs/data-formats.md)")
-        sub.add_argument("--as", dest="kind", choices=("texts", "conversations", "pairs", "prompts"),
+        sub.add_argument("--as", dest="kind", choices=ROW_KINDS,
                          help="what the rows are to be (default: recognised from the first ones)")
         return sub
 
@@ -202,6 +204,16 @@ def _ppo(options: argparse.Namespace) -> None:
     from medrl.stages.ppo import run_ppo
 
     run_ppo(config, options.resume)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.evaluate import EvaluateConfig
+
+    config = load_config(EvaluateConfig, options.config, options.overrides)
+    from medrl.stages.evaluate import run_evaluate
+
+    run_evaluate(config)
 
 
 def _pipeline(options: argparse.Namespace) -> None:

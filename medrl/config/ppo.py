@@ -201,31 +201,36 @@ class ReferenceConfig(StrictModel):
     )
 
 
-class RolloutConfig(StrictModel):
-    """The pool of rollout engines."""
+class EngineConfig(StrictModel):
+    """Engines that generate answers, one a worker."""
 
     engine: Literal["vllm", "hf"] = Field(
         default="vllm", description="vllm, or plain transformers generation (slow; for debugging)"
     )
     workers: int = Field(default=1, ge=1, description="engines")
     dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
-    max_model_len: int | None = Field(
-        default=None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens"
-    )
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
     gpu_memory_utilization: float = Field(
         default=0.5, gt=0, le=1, description="GPU: share of the memory one engine may take"
     )
     enforce_eager: bool | None = Field(default=None, description="no compilation; null: true on CPU, false on GPU")
-    probe_tolerance: float | None = Field(
-        default=None,
-        gt=0,
-        description="largest probe log-prob gap after a sync; null: 1e-3 in float32, 0.15 in bfloat16",
-    )
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs reserved for each engine")
     gpus_per_worker: float = Field(default=0.0, ge=0, description="GPUs reserved for each engine")
     threads_per_worker: int | None = Field(
         default=None, ge=1, description="threads an engine; null: its share of the machine"
+    )
+
+
+class RolloutConfig(EngineConfig):
+    """The pool of rollout engines."""
+
+    max_model_len: int | None = Field(
+        default=None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens"
+    )
+    probe_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest probe log-prob gap after a sync; null: 1e-3 in float32, 0.15 in bfloat16",
     )
 
 
