@@ -11,7 +11,7 @@ from medrl.config.base import build_config, load_config
 from medrl.config.pipeline import PipelineConfig
 from medrl.config.ppo import PpoConfig
 from medrl.errors import ConfigError
-from medrl.pipeline.fingerprint import content_hash, fingerprints
+from medrl.pipeline.fingerprint import fingerprints
 from medrl.pipeline.plan import Step, plan
 
 DEMO = Path(__file__).parents[3] / "configs/demo"
@@ -127,13 +127,3 @@ def test_files_count_by_their_content(tmp_path: Path) -> None:
     assert fingerprints(steps(altered("sft", **{"data.train": str(moved)}))) == first
     file.write_text("two!")
     assert set(fingerprints(steps(links)).items()).isdisjoint(first.items())
-
-
-def test_a_folders_hash_sees_names_and_bytes(tmp_path: Path) -> None:
-    hashes = []
-    for name, text in (("a", "x"), ("b", "x"), ("b/c", "x"), ("b/c", "y")):
-        folder = tmp_path / str(len(hashes))
-        (folder / name).parent.mkdir(parents=True)
-        (folder / name).write_text(text)
-        hashes.append(content_hash(str(folder)))
-    assert len(set(hashes)) == 4
