@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from medrl.config.base import StrictModel
-from medrl.config.common import DataChecks, DType, LoraConfig, ModelConfig, StageConfig, TimeoutsConfig
+from medrl.config.common import DataChecks, DType, LoraConfig, MlflowConfig, ModelConfig, StageConfig, TimeoutsConfig
 from medrl.config.rewards import RewardPoolConfig, RewardShaping
 
 
@@ -266,9 +266,10 @@ class PpoConfig(StageConfig):
     rollout: RolloutConfig = RolloutConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    tracking: list[Literal["console", "jsonl", "tensorboard"]] = Field(
-        default=["console", "jsonl", "tensorboard"], description="where metrics go"
+    tracking: list[Literal["console", "jsonl", "tensorboard", "mlflow"]] = Field(
+        default=["console", "jsonl", "tensorboard"], description="where metrics go; mlflow: pip install 'medrl[mlflow]'"
     )
+    mlflow: MlflowConfig = MlflowConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @property

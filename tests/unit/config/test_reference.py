@@ -53,5 +53,5 @@ def test_defaults_are_written_as_yaml() -> None:
     reference = config_reference()
     assert "| `learner.optimizer.lr` | number > 0 | `0.0001` |" in reference
     assert "| `rollout.enforce_eager` | true \\| false \\| null | `null` |" in reference
-    assert "`tensorboard` | `[console, jsonl, tensorboard]` | where metrics go |" in reference
+    assert "`mlflow` | `[console, jsonl, tensorboard]` | where metrics go;" in reference
     assert "| `reward.sources[].name` | text | **required** |" in reference
