@@ -7,7 +7,15 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from medrl.config.base import StrictModel
-from medrl.config.common import DataChecks, DType, LoraConfig, ModelConfig, StageConfig, TimeoutsConfig
+from medrl.config.common import (
+    CheckpointConfig,
+    DataChecks,
+    DType,
+    LoraConfig,
+    ModelConfig,
+    StageConfig,
+    TimeoutsConfig,
+)
 
 
 class PromptData(DataChecks):
@@ -275,13 +283,6 @@ class RolloutConfig(StrictModel):
     threads_per_worker: int | None = Field(
         default=None, ge=1, description="threads an engine; null: its share of the machine"
     )
-
-
-class CheckpointConfig(StrictModel):
-    """When to save, and how many to keep."""
-
-    every: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: only at the end")
-    keep_last: int = Field(default=2, ge=1, description="complete checkpoints to keep")
 
 
 class EvaluationConfig(StrictModel):
