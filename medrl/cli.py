@@ -72,12 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
         return stage
 
-    add_stage("pretrain", _pretrain, "continue pre-training on plain text")
-    add_stage("sft", _sft, "fine-tune on conversations")
-    add_stage("reward", _reward, "train a reward model on preference pairs")
-    add_stage("dpo", _dpo, "train a policy on preference pairs, without reward model or rollouts")
-    ppo = add_stage("ppo", _ppo, "train a policy with PPO against reward models")
-    ppo.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
+    def add_training(name: str, command: Callable[[argparse.Namespace], None], text: str) -> None:
+        stage = add_stage(name, command, text)
+        stage.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
+
+    add_training("pretrain", _pretrain, "continue pre-training on plain text")
+    add_training("sft", _sft, "fine-tune on conversations")
+    add_training("reward", _reward, "train a reward model on preference pairs")
+    add_training("dpo", _dpo, "train a policy on preference pairs, without reward model or rollouts")
+    add_training("ppo", _ppo, "train a policy with PPO against reward models")
     add_stage("evaluate", _evaluate, "measure a model, beside a baseline if one is given")
     add_stage("pipeline", _pipeline, "run several stages as a chain; what is done and unchanged is not done again")
     add_stage("check", _check, "check a PPO config: data, tokenizers, LoRA targets, memory, placement, one tiny step")
@@ -163,7 +166,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     config = load_config(PretrainConfig, options.config, options.overrides)
     from medrl.stages.pretrain import run_pretrain
 
-    run_pretrain(config)
+    run_pretrain(config, options.resume)
 
 
 def _sft(options: argparse.Namespace) -> None:
@@ -173,7 +176,7 @@ def _sft(options: argparse.Namespace) -> None:
     config = load_config(SftConfig, options.config, options.overrides)
     from medrl.stages.sft import run_sft
 
-    run_sft(config)
+    run_sft(config, options.resume)
 
 
 def _reward(options: argparse.Namespace) -> None:
@@ -183,7 +186,7 @@ def _reward(options: argparse.Namespace) -> None:
     config = load_config(RewardConfig, options.config, options.overrides)
     from medrl.stages.reward import run_reward
 
-    run_reward(config)
+    run_reward(config, options.resume)
 
 
 def _dpo(options: argparse.Namespace) -> None:
@@ -193,7 +196,7 @@ def _dpo(options: argparse.Namespace) -> None:
     config = load_config(DpoConfig, options.config, options.overrides)
     from medrl.stages.dpo import run_dpo
 
-    run_dpo(config)
+    run_dpo(config, options.resume)
 
 
 def _ppo(options: argparse.Namespace) -> None:
