@@ -83,6 +83,16 @@ class LoraConfig(StrictModel):
     freeze: list[str] = Field(default=[], description="module name patterns (same `match`) never adapted")
     modules_to_save: list[str] = Field(default=[], description="modules trained in full (same `match`)")
 
+    def check_no_dropout(self, stage: str) -> None:
+        """ValueError if two forward passes of the same weights would differ."""
+        if self.dropout:
+            raise ValueError(f"lora.dropout must be 0 in {stage} (log-probs would differ by noise), got {self.dropout}")
+
+    def check_base_stays(self, remedy: str) -> None:
+        """ValueError if the model with the adapter off is no longer its base, which is to be the reference."""
+        if self.bias != "none" or self.init in ("pissa", "olora"):
+            raise ValueError(f"lora.bias other than none, and lora.init pissa or olora, change the base: {remedy}")
+
 
 class TrainingConfig(StrictModel):
     """Optimisation of a supervised stage (TRL under Ray Train)."""
@@ -172,7 +182,7 @@ class StageConfig(StrictModel):
 
 
 class SupervisedConfig(StageConfig):
-    """What pretrain, sft and reward have in common."""
+    """What pretrain, sft, reward and dpo have in common."""
 
     model: ModelConfig
     lora: LoraConfig | None = Field(default=None, description="null: full fine-tuning")

@@ -34,7 +34,7 @@ class ReportConfig(StageConfig):
 class Link(StrictModel):
     """One stage of the chain."""
 
-    stage: Literal["world", "pretrain", "sft", "reward", "ppo", "merge", "report"] = Field(
+    stage: Literal["world", "pretrain", "sft", "reward", "dpo", "ppo", "merge", "evaluate", "report"] = Field(
         description="what runs; world: the demo's data and untrained model"
     )
     config: str | None = Field(default=None, description="its YAML file, seen from the pipeline's; null: `set` is all")

@@ -16,7 +16,10 @@ from medrl.pipeline.kinds import ADAPTER, KINDS, LANGUAGE, REWARD, RUN, Kind, Ou
 
 REFERENCE = re.compile(r"\$\{([\w-]+)\.(\w+)\}")
 # What a setting wants, by how its dotted key ends; other settings take what they are given.
-WANTED = {"model.path": LANGUAGE, "base": LANGUAGE, "sources.model": REWARD, "adapter": ADAPTER, "runs": RUN}
+WANTED = {
+    "model.path": LANGUAGE, "base": LANGUAGE, "baseline": LANGUAGE, "reference.model": LANGUAGE,
+    "sources.model": REWARD, "adapter": ADAPTER, "runs": RUN,
+}
 
 
 @dataclass(frozen=True)

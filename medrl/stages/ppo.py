@@ -70,7 +70,8 @@ def train(
         sync(w, inputs, version=state.step)
         check_reference(state, w)
         if not state.evaluation_before:
-            state.evaluation_before, rows = evaluate(config, inputs, w)
+            state.evaluation_before, rows = evaluate(config, inputs, w, before={})
+            state.scores_before = {row["prompt_id"]: row["score"] for row in rows}
             tracker.log_samples(0, rows)
         state.complete(state.step)
     for step in range(state.step + 1, config.steps + 1):
@@ -108,7 +109,7 @@ def train(
             evaluation: dict[str, float] = {}
             if due(step, config.evaluation.every, config.steps):
                 with timer("evaluate"):
-                    evaluation, rows = evaluate(config, inputs, w)
+                    evaluation, rows = evaluate(config, inputs, w, state.scores_before)
                 tracker.log_samples(step, rows)
             metrics = named("rollout", rollout_metrics) | named("policy", policy_metrics)
             metrics |= named("critic", critic_metrics or {})

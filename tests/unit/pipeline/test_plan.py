@@ -38,12 +38,13 @@ def test_each_link_takes_what_earlier_ones_leave() -> None:
     assert all(step.config.seed == 3 for step in (sft, reward, ppo, merged))
 
 
-def test_the_demos_pipeline_goes_from_nothing_to_a_merged_policy() -> None:
+def test_the_demos_pipeline_goes_from_nothing_to_a_measured_policy() -> None:
     config = load_config(PipelineConfig, DEMO / "pipeline.yaml", ["output_dir=elsewhere"])
     planned = plan(config, DEMO)
-    *stages, merged, report = planned
-    assert merged.outputs["model"].path == "elsewhere/merged"
-    assert report.config.runs == [f"elsewhere/{step.name}" for step in (*stages, merged)]  # the page is about all
+    *stages, evaluated, report = planned
+    assert stages[-1].outputs["model"].path == evaluated.config.model.path == "elsewhere/merged"
+    assert evaluated.outputs["results"].path == "elsewhere/evaluate/evaluation.json"
+    assert report.config.runs == [f"elsewhere/{step.name}" for step in (*stages, evaluated)]  # the page is about all
     for step in planned:  # nothing points back to the folder that the stages' own files name
         assert "runs/demo" not in str(step.config.model_dump())
 
