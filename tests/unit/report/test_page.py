@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.text = ""
+        self.headings: list[str] = []  # of the second level
         self.feed(text)
         assert self.open == []
 
@@ -40,6 +42,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
 
 
 def page(folder: Path) -> Page:
@@ -48,8 +52,7 @@ def page(folder: Path) -> Page:
 
 def test_all_links_of_a_pipeline_are_sections_in_order(pipeline: Path) -> None:
     made = page(pipeline)
-    sections = [attributes.get("id") for tag, attributes in made.tags if tag == "section"]
-    assert [name for name in sections if name] == ["sft", "ppo", "exam"]
+    assert made.headings == ["Summary", "sft", "ppo", "exam"]
     for said in (QUESTION, "多休息", "Call one now.", "escalates red flags", "37 of 40", "0.330 to 0.490",
                  "3m00s in all", "base/model"):
         assert said in made.text, said
@@ -125,6 +128,24 @@ def test_an_evaluation_with_and_without_a_baseline(tmp_path: Path) -> None:
     assert [(rule.count, rule.share, rule.baseline) for rule in section(run).rules] == [("37 of 40", 92.5, 75.0)]
     alone = page(evaluation_run(tmp_path / "alone", baseline=False))
     assert "Call one now." in alone.text and "Rest." not in alone.text
+
+
+def test_every_set_of_an_evaluation_is_heard(tmp_path: Path) -> None:
+    folder = evaluation_run(tmp_path / "exam")
+    content = json.loads((folder / "evaluation.json").read_text())
+    content["samples"] = [content["samples"][0] | {"set": name, "answer": f"{name} {n}"}
+                          for name in ("one", "two") for n in range(20)]
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    answers = section(read_folder(folder)[0]).answers
+    assert answers is not None and answers.total == 40 and len(answers.shown) == 24
+    assert [answer.after for answer in answers.shown[:4]] == ["one 0", "two 0", "one 1", "two 1"]
+
+
+def test_a_folders_name_may_be_anything(tmp_path: Path) -> None:
+    for number, name in enumerate(("my run <b>", "summary", "run-1")):
+        tags = page(ppo_run(tmp_path / str(number) / name)).tags
+        ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+        assert len(ids) == len(set(ids)) and not [i for i in ids if " " in str(i)] and "b" not in dict(tags)
 
 
 def test_metrics_nobody_foresaw_get_a_chart(tmp_path: Path) -> None:
