@@ -76,6 +76,23 @@ def test_the_headline_is_the_change_in_deviations(tmp_path: Path) -> None:
     assert (length.before, length.value, distinct.before, distinct.value) == ("7.00", "9.00", "0.500", "0.250")
 
 
+def test_the_win_rate_has_its_interval(tmp_path: Path) -> None:
+    folder = ppo_run(tmp_path / "ppo")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[-1] |= {"eval/win_rate": 0.75, "eval/win_rate_low": 0.5, "eval/win_rate_high": 0.875}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wins = section(read_folder(folder)[0]).headline[1]
+    assert (wins.label, wins.value) == ("Win rate", "0.750") and "0.500 to 0.875" in wins.note
+
+
+def test_held_out_losses_share_the_chart_of_the_loss(tmp_path: Path) -> None:
+    folder = supervised_run(tmp_path / "sft")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "steps": 5, "eval_loss": 0.5}\n')
+    charts = section(read_folder(folder)[0]).charts
+    assert [line.name for line in charts[0].lines] == ["training", "held-out"] and len(charts) == 4
+
+
 def test_answers_are_paired_by_prompt(tmp_path: Path) -> None:
     (run,) = read_folder(ppo_run(tmp_path / "ppo"))
     answers = section(run).answers
@@ -110,6 +127,13 @@ def test_a_run_that_broke_off(tmp_path: Path) -> None:
     supervised = supervised_run(tmp_path / "sft")
     (supervised / "report.json").unlink()
     assert "5 rows of metrics so far" in page(supervised).text
+
+
+def test_a_run_without_jsonl_tracking_says_what_it_can(tmp_path: Path) -> None:
+    folder = ppo_run(tmp_path / "ppo")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (folder / name).unlink()
+    assert "DeepSpeedEngine" in page(folder).text and "broke off" not in page(folder).text
 
 
 def test_before_the_first_step_there_is_a_page_too(tmp_path: Path) -> None:
