@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from medrl import cli
+from tests.unit.report.conftest import ppo_run
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
@@ -60,6 +61,12 @@ def test_a_config_is_checked_before_anything_heavy_is_imported(tmp_path: Path) -
     modules = imported_by("ppo", str(path))
     assert "pydantic" in modules
     assert not modules & set(HEAVY)
+
+
+def test_a_report_needs_nothing_heavy(tmp_path: Path) -> None:
+    folder = ppo_run(tmp_path / "ppo")
+    modules = imported_by("report", str(folder))
+    assert (folder / "report.html").is_file() and "jinja2" in modules and not modules & set(HEAVY)
 
 
 @pytest.mark.parametrize("arguments", [
