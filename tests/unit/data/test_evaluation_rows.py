@@ -49,7 +49,7 @@ BROKEN = [
     ("choices", {"question": "Which?", "options": ["a"], "answer": "A"}, "`options` must be 2 to 26, got 1"),
     ("choices", {"question": "Which?", "options": ["a"] * 27, "answer": "A"}, "`options` must be 2 to 26, got 27"),
     ("choices", {"question": "Which?", "options": ["a", "a"], "answer": "A"}, "two of the `options` are the same"),
-    ("choices", {"question": "Which?", "options": ["a", 2], "answer": 0}, "`options[1]` must be a string, got a number"),
+    ("choices", {"question": "Which?", "options": ["a", 2], "answer": 0}, "`options[1]` must be a string"),
     ("choices", {"question": "Which?", "options": ["a", " "], "answer": "A"}, "`options[1]` is empty"),
     ("choices", {"question": "Which?", "options": {"B": "a", "A": "b"}, "answer": "A"}, "the keys of `options`"),
     *[("choices", {"question": "Which?", "options": ["a", "b"], "answer": answer}, "`answer` must be the letter")
