@@ -16,7 +16,7 @@ setup: .venv/.stamp ## make or update .venv (CPU)
 .venv/.stamp: $(LOCKS) pyproject.toml requirements/install.sh
 	@bash requirements/install.sh
 
-demo: setup ## the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge
+demo: setup ## the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge, evaluate
 	$(BIN)/medrl demo
 
 test: setup ## all tests but the slow ones

@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_data_commands(add("data", _data_check, "check, convert, measure or split data files"))
 
-    demo = add("demo", _demo, "run the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge")
+    demo = add("demo", _demo, "run the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge, evaluate")
     demo.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     demo.add_argument("--output-dir", metavar="DIR", default="runs/demo", help="(default: %(default)s)")
 

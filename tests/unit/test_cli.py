@@ -103,6 +103,17 @@ def test_a_bad_row_exits_2_with_its_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: 1 bad rows\n")
 
 
+@pytest.mark.parametrize(("override", "said"), [
+    ("sets=[{name: exam, task: quiz, path: x}]", "sets.0.task: input should be 'text', 'choice'"),
+    ("sets=[{name: exam, task: choice, path: missing.jsonl}]", "no data file at missing.jsonl"),
+    ("modle.path=x", "modle: unknown key; did you mean 'model'?"),
+])
+def test_evaluate_says_what_is_wrong_before_any_worker_starts(override: str, said: str) -> None:
+    done = medrl("evaluate", "configs/demo/evaluate.yaml", override)
+    assert done.returncode == 2 and said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_merge_options() -> None:
     options = cli.parse(["merge", "adapter", "--base", "b", "--out", "o", "--dtype", "bfloat16"])
     assert (options.adapter, options.base, options.out, options.dtype) == ("adapter", "b", "o", "bfloat16")
@@ -110,7 +121,8 @@ def test_merge_options() -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["sft", "c.yaml", "--resume"], ["merge", "a"],
+    [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["evaluate"],
+    ["evaluate", "c.yaml", "--resume"], ["sft", "c.yaml", "--resume"], ["merge", "a"],
     ["demo", "extra"], ["data"], ["data", "check"], ["data", "convert", "a.csv"], ["data", "split", "a.csv"],
     ["data", "stats", "a.csv", "--as", "rows"],
     ["merge", "a", "--out", "o", "--dtype", "float16"], ["demo", "--seed", "one"],
