@@ -13,6 +13,7 @@ from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
 from medrl.config.pipeline import MergeConfig, PipelineConfig
 from medrl.config.ppo import PpoConfig
+from medrl.config.registry import RegistryConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 
 # (title, config, what it adds its keys to): keys of the latter are listed under its own title.
@@ -25,6 +26,7 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl ppo CONFIG`", PpoConfig, StageConfig),
     ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
+    ("`medrl register`, `versions`, `promote`, `rollback` (`--config FILE`)", RegistryConfig, StrictModel),
 ]
 INTRODUCTION = """# Config reference
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from medrl.config.docs import config_reference
 from medrl.config.ppo import PpoConfig
+from medrl.config.registry import RegistryConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 
 DOCS = Path(__file__).parents[3] / "docs/config.md"
@@ -22,7 +23,7 @@ def schema_keys(schema: dict[str, Any], definitions: dict[str, Any], prefix: str
     for name, entry in schema["properties"].items():
         yield prefix + name
         for reference in re.findall(r"#/\$defs/(\w+)", str(entry)):
-            marker = "[]." if entry.get("type") == "array" else "."
+            marker = "[]." if entry.get("type") == "array" else ".<name>." if "additionalProperties" in entry else "."
             yield from schema_keys(definitions[reference], definitions, f"{prefix}{name}{marker}")
 
 
@@ -30,7 +31,7 @@ def test_the_file_in_docs_is_current() -> None:
     assert DOCS.read_text(encoding="utf-8") == config_reference(), "run `make docs`"
 
 
-@pytest.mark.parametrize("model", [PretrainConfig, SftConfig, RewardConfig, PpoConfig])
+@pytest.mark.parametrize("model", [PretrainConfig, SftConfig, RewardConfig, PpoConfig, RegistryConfig])
 def test_every_key_is_listed_and_described(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     rows = dict(re.findall(r"^\| `([^`]+)` \| .* \| (.*) \|$", config_reference(), re.MULTILINE))

@@ -9,12 +9,13 @@ import pytest
 from medrl.config.base import StrictModel, load_config
 from medrl.config.pipeline import PipelineConfig
 from medrl.config.ppo import PpoConfig
+from medrl.config.registry import RegistryConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 
 ROOT = Path(__file__).parents[3]
 STAGES: dict[str, type[StrictModel]] = {
     "pretrain": PretrainConfig, "sft": SftConfig, "reward": RewardConfig, "ppo": PpoConfig,
-    "pipeline": PipelineConfig,
+    "pipeline": PipelineConfig, "registry": RegistryConfig,
 }
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
 
