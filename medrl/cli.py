@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
                               help="listen on other addresses without a key")
 
     _add_data_commands(add("data", _data_check, "check, convert, measure or split data files"))
+    _add_registry_commands(add)
 
     demo = add("demo", _demo, "run the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge, evaluate")
     demo.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
@@ -157,6 +158,26 @@ def _add_data_commands(data: argparse.ArgumentParser) -> None:
     split.add_argument("--fraction", type=float, default=0.1, help="share of prompts held out (default: %(default)s)")
     split.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     add_skip(split)
+
+
+def _add_registry_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    register = add("register", _register, "make a trained model the newest version in the registry")
+    register.add_argument("run", metavar="RUN", help="model directory, or folder of the run or pipeline that left one")
+    register.add_argument("--evaluation", metavar="FILE", help="its evaluation.json (default: the one in RUN)")
+    register.add_argument("--trained-by", metavar="DIR",
+                          help="folder of the training run (default: looked for around the model)")
+    register.add_argument("--no-copy", action="store_true", help="leave the files where they are")
+    versions = add("versions", _versions, "list the versions in the registry, and who promoted them")
+    versions.add_argument("--json", action="store_true", help="print one JSON document")
+    promote = add("promote", _promote, "make a version the champion if it passes the gate")
+    promote.add_argument("version", metavar="VERSION", help="number, or candidate")
+    promote.add_argument("--force", action="store_true", help="whatever the gate says; needs --reason")
+    rollback = add("rollback", _rollback, "make the previous champion the champion again")
+    for sub in (promote, rollback):
+        sub.add_argument("--reason", metavar="TEXT", help="kept in the history")
+    for sub in (register, versions, promote, rollback):
+        sub.add_argument("--config", metavar="FILE", help="YAML file of the registry and its gate (default: "
+                         "registry.yaml in this folder, else the defaults in docs/config.md)")
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -300,6 +321,30 @@ def _data_checks(options: argparse.Namespace) -> DataChecks:
     from medrl.config.common import DataChecks
 
     return build_config(DataChecks, {"on_bad_row": options.on_bad_row, "max_bad_rows": options.max_bad_rows})
+
+
+def _register(options: argparse.Namespace) -> None:
+    from medrl.registry.commands import run_register
+
+    run_register(options.config, options.run, options.evaluation, options.trained_by, not options.no_copy)
+
+
+def _versions(options: argparse.Namespace) -> None:
+    from medrl.registry.commands import run_versions
+
+    run_versions(options.config, options.json)
+
+
+def _promote(options: argparse.Namespace) -> None:
+    from medrl.registry.commands import run_promote
+
+    run_promote(options.config, options.version, options.force, options.reason)
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    from medrl.registry.commands import run_rollback
+
+    run_rollback(options.config, options.reason)
 
 
 def _demo(options: argparse.Namespace) -> None:

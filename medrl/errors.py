@@ -81,3 +81,13 @@ class CheckpointError(MedrlError):
     """A checkpoint cannot be written, or is incomplete, or belongs to another run."""
 
     exit_code = 3
+
+
+class RegistryError(MedrlError):
+    """The model registry cannot do what was asked, or a version in it is not what was registered."""
+
+    exit_code = 3
+
+
+class GateError(RegistryError):
+    """A version's evaluation does not keep the limits for a champion."""

@@ -14,6 +14,7 @@ from medrl.config.common import StageConfig, SupervisedConfig
 from medrl.config.evaluate import EvaluateConfig
 from medrl.config.pipeline import MergeConfig, PipelineConfig, ReportConfig
 from medrl.config.ppo import PpoConfig
+from medrl.config.registry import RegistryConfig
 from medrl.config.serving import ServeRewardConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 
@@ -31,6 +32,7 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
     ("`medrl pipeline`: a link of the stage `report`", ReportConfig, StageConfig),
+    ("`medrl register`, `versions`, `promote`, `rollback` (`--config FILE`)", RegistryConfig, StrictModel),
 ]
 INTRODUCTION = """# Config reference
 

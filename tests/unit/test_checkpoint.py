@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from medrl import checkpoint
 from medrl.errors import CheckpointError, WorkerError
 
-KILLED_SAVES = Path(__file__).with_name("killed_saves.py")
+ROOT = Path(__file__).parents[2]
 
 
 def content(step: int) -> Callable[[Path], None]:
@@ -162,8 +162,8 @@ def test_a_complete_one_of_the_same_step_is_kept(tmp_path: Path) -> None:
 
 
 def test_kill_at_every_moment_of_saving(tmp_path: Path) -> None:
-    command = [sys.executable, KILLED_SAVES, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    command = [sys.executable, "-m", "tests.unit.killed_saves", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     runs = int(done.stdout)
     assert runs > 25  # each write, flush, rename and removal is a moment of its own
     survivors = []

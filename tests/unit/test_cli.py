@@ -16,9 +16,9 @@ from tests.unit.report.conftest import ppo_run
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "pretrain", "sft", "reward", "dpo", "ppo", "evaluate", "pipeline", "merge", "check", "inspect", "report",
-    "serve-reward", "data", "demo", "config-docs",
+    "serve-reward", "data", "register", "versions", "promote", "rollback", "demo", "config-docs",
 ]
-HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy"]
+HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy", "mlflow"]
 
 
 def medrl(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -125,6 +125,7 @@ def test_merge_options() -> None:
     ["evaluate", "c.yaml", "--resume"], ["sft", "c.yaml", "--resume"], ["merge", "a"],
     ["demo", "extra"], ["data"], ["data", "check"], ["data", "convert", "a.csv"], ["data", "split", "a.csv"],
     ["data", "stats", "a.csv", "--as", "rows"],
+    ["register"], ["promote"], ["rollback", "1"], ["versions", "a.b=1"],
     ["merge", "a", "--out", "o", "--dtype", "float16"], ["demo", "--seed", "one"],
 ])
 def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

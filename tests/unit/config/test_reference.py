@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from medrl.config.docs import config_reference
 from medrl.config.evaluate import EvaluateConfig
 from medrl.config.ppo import PpoConfig
+from medrl.config.registry import RegistryConfig
 from medrl.config.serving import ServeRewardConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 
@@ -24,7 +25,7 @@ def schema_keys(schema: dict[str, Any], definitions: dict[str, Any], prefix: str
     for name, entry in schema["properties"].items():
         yield prefix + name
         for reference in re.findall(r"#/\$defs/(\w+)", str(entry)):
-            marker = "[]." if entry.get("type") == "array" else "."
+            marker = "[]." if entry.get("type") == "array" else ".<name>." if "additionalProperties" in entry else "."
             yield from schema_keys(definitions[reference], definitions, f"{prefix}{name}{marker}")
 
 
@@ -32,7 +33,9 @@ def test_the_file_in_docs_is_current() -> None:
     assert DOCS.read_text(encoding="utf-8") == config_reference(), "run `make docs`"
 
 
-CONFIGS = [PretrainConfig, SftConfig, RewardConfig, DpoConfig, PpoConfig, EvaluateConfig, ServeRewardConfig]
+CONFIGS = [
+    PretrainConfig, SftConfig, RewardConfig, DpoConfig, PpoConfig, EvaluateConfig, ServeRewardConfig, RegistryConfig,
+]
 
 
 @pytest.mark.parametrize("model", CONFIGS)
