@@ -122,7 +122,7 @@ def test_merge_options() -> None:
 
 @pytest.mark.parametrize("arguments", [
     [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["evaluate"],
-    ["evaluate", "c.yaml", "--resume"], ["sft", "c.yaml", "--resume"], ["merge", "a"],
+    ["evaluate", "c.yaml", "--resume"], ["merge", "a"],
     ["demo", "extra"], ["data"], ["data", "check"], ["data", "convert", "a.csv"], ["data", "split", "a.csv"],
     ["data", "stats", "a.csv", "--as", "rows"],
     ["register"], ["promote"], ["rollback", "1"], ["versions", "a.b=1"],
