@@ -49,9 +49,18 @@ def config_reference() -> str:
     """The whole reference as Markdown: one table a chapter, keys shared by several stages once."""
     parts = [INTRODUCTION]
     for title, model, base in CHAPTERS:
-        fields = {name: field for name, field in model.model_fields.items() if name not in base.model_fields}
-        parts.append(f"## {title}\n\n{_summary(model)}\n\n{_table(_rows(fields))}")
+        parts.append(f"## {title}\n\n{_summary(model)}\n\n{_table(_added_rows(model, base))}")
     return "\n".join(parts)
+
+
+def _added_rows(model: type[BaseModel], base: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """The settings that `model` has beyond `base`, also those in sections that both have."""
+    for name, field in model.model_fields.items():
+        before = base.model_fields.get(name)
+        if before is None:
+            yield from _rows({name: field}, prefix)
+        elif (section := _section(field.annotation)[0]) and (known := _section(before.annotation)[0]):
+            yield from _added_rows(section, known, f"{prefix}{name}.")
 
 
 def _rows(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -49,12 +49,21 @@ def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
     """One training worker. The imports take seconds and are needed in workers only."""
     from trl import SFTConfig, SFTTrainer
 
-    from medrl.models.loading import load_causal_lm
+    from medrl.models.loading import load_causal_lm, load_tokenizer
+    from medrl.stages.packing import check_packing, packed_table
     from medrl.workers.evaluation import causal_figures, saved_causal
     from medrl.workers.training import build_model, fit, training_arguments
 
-    arguments = SFTConfig(**training_arguments(job), dataset_kwargs={"skip_prepare_dataset": True})
+    config, train = job.config, tables["train"]
+    assert isinstance(config, SftConfig)
+    arguments = SFTConfig(
+        **training_arguments(job), dataset_kwargs={"skip_prepare_dataset": True},
+        neftune_noise_alpha=config.training.neftune_alpha, padding_free=config.training.packing,
+    )
     model = build_model(job, load_causal_lm, "causal")
+    if config.training.packing:
+        check_packing(model, load_tokenizer(config.model), train, config.model.dtype)
+        train = packed_table(train, config.training.max_length)
     measure = partial(causal_figures, table=tables["eval"]) if "eval" in tables else None
-    outcome = fit(job, model, tables["train"], SFTTrainer, arguments, measure)
+    outcome = fit(job, model, train, SFTTrainer, arguments, measure)
     return outcome | (measure(saved_causal(job)) if measure else {})

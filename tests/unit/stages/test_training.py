@@ -71,7 +71,8 @@ def rows_of(own: Job) -> tuple[list[dict], list[dict]]:
 
 @pytest.mark.parametrize(("stage", "lora"), CASES, ids=IDS)
 def test_a_run_that_broke_off_goes_on_as_if_it_had_not(stage: str, lora, base: Path, tmp_path: Path) -> None:
-    own = job(stage, base, tmp_path / "run", lora, every=2, eval_every=1)
+    noise = {"neftune_alpha": 5.0} if stage == "sft" else {}
+    own = job(stage, base, tmp_path / "run", lora, every=2, eval_every=1, **noise)
     data = tables(stage, own, tmp_path)
     whole = LOOPS[stage](own, data)
     steps, evaluations = rows_of(own)
@@ -98,6 +99,22 @@ def test_the_best_weights_are_saved_and_patience_ends_the_run(stage: str, lora, 
     assert len(losses) == best + 3 and outcome["steps"] < 120
     assert outcome["best_step"] == 2 * (best + 1) and outcome["eval_loss"] == pytest.approx(min(losses), rel=1e-4)
     assert not own.best.exists()
+
+
+def first_losses(base: Path, folder: Path, **training) -> float:
+    own = job("sft", base, folder, LORA, batch_size=12, micro_batch_size=12, max_steps=1,
+              warmup_ratio=0.0, **training)
+    return LOOPS["sft"](own, tables("sft", own, folder))["loss_first"]
+
+
+def test_packed_rows_have_the_loss_of_the_rows_they_hold(base: Path, tmp_path: Path) -> None:
+    plain, packed = first_losses(base, tmp_path / "a"), first_losses(base, tmp_path / "b", packing=True)
+    assert packed == pytest.approx(plain, rel=1e-6)
+
+
+def test_noise_on_the_embeddings_is_in_the_training_loss(base: Path, tmp_path: Path) -> None:
+    plain, noisy = first_losses(base, tmp_path / "a"), first_losses(base, tmp_path / "b", neftune_alpha=100.0)
+    assert abs(noisy - plain) > 1e-3
 
 
 def test_a_checkpoint_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
