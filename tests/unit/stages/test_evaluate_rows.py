@@ -33,7 +33,7 @@ def one_set(folder: Path, task: str, rows: list[dict], **values):
     chosen = {"name": "a", "task": task, "path": str(path)} | values.pop("of_set", {})
     config = build_config(EvaluateConfig, {
         "name": "run", "model": {"path": str(folder / "model")}, "sets": [chosen], "sampling": {"max_tokens": 4},
-        "max_length": 64} | values)
+        "max_length": 120} | values)
     (loaded,) = load_sets(config)
     return config, encode_work(config, [loaded]), loaded
 
@@ -96,8 +96,8 @@ def test_max_rows_takes_the_first(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("task", "row"), [
-    ("prompts", {"prompt": "a secret " * 30}),
-    ("choice", CHOICE | {"options": ["a secret " * 30, "rest"]}),
+    ("prompts", {"prompt": "a secret " * 60}),
+    ("choice", CHOICE | {"options": ["a secret " * 60, "rest"]}),
 ])
 def test_a_row_that_does_not_fit_is_said_by_its_number_and_not_by_its_text(folder: Path, task: str, row: dict) -> None:
     first = CHOICE if task == "choice" else {"prompt": "short"}
