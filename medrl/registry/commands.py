@@ -26,7 +26,7 @@ def run_register(config: str | None, run: str, evaluation: str | None, trained_b
     """Register the model that `run` is or has left, with its evaluation (None: the one found in `run`)."""
     model = find_model(Path(run))
     file = Path(evaluation) if evaluation else find_evaluation(Path(run), model)
-    version = _open(config).register(model, file, Path(trained_by) if trained_by else None, copy)
+    version = _open(config, create=True).register(model, file, Path(trained_by) if trained_by else None, copy)
     print(f"version {version.number} (candidate): {model}, sha256 {version.checksum[:12]}…, in {version.path}")
     if file is None:
         print("it has no evaluation: only --force can promote it")
@@ -60,10 +60,10 @@ def run_rollback(config: str | None, reason: str | None) -> None:
     print(f"version {event.version} is the champion again (before: {event.before})")
 
 
-def _open(config: str | None) -> Registry:
+def _open(config: str | None, create: bool = False) -> Registry:
     if config is None and not Path(DEFAULT_CONFIG).is_file():
-        return Registry(RegistryConfig())
-    return Registry(load_config(RegistryConfig, config or DEFAULT_CONFIG))
+        return Registry(RegistryConfig(), create)
+    return Registry(load_config(RegistryConfig, config or DEFAULT_CONFIG), create)
 
 
 def _as_dict(version: Version) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _origin(run: Path | None, merge: dict | None, config: dict[str, Any], merged
     record = (read_record(run / "adapter") if run else None) or {}
     base = record.get("base_path") or (config.get("model") or {}).get("path")
     base_hash = merge.get("base_sha256") or record.get("base_sha256")
-    if base_hash is None and not merged and base and Path(base).is_dir():
+    if base_hash is None and not merged and base and Path(base, "config.json").is_file():
         base_hash = model_hash(base)
     return {
         "run": str(run) if run else None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,12 +42,21 @@ class Registry:
     mirror both, so that moving an alias by hand promotes nothing.
     """
 
-    def __init__(self, config: RegistryConfig) -> None:
-        """Raises ConfigError without MLflow, RegistryError when the store cannot be opened."""
+    def __init__(self, config: RegistryConfig, create: bool = False) -> None:
+        """Open the registry in `config.root`; with `create` make it where there is none.
+
+        Raises ConfigError without MLflow, RegistryError when there is no registry or it cannot be opened.
+        """
         self.config, self.root = config, Path(config.root).resolve()
-        (self.root / MODELS).mkdir(parents=True, exist_ok=True)
-        with self._lock("open"):  # a new database is set up by one process
-            self._client: Any = open_client(config.uri or f"sqlite:///{self.root / 'registry.db'}")
+        with failing_as_ours():
+            if create:
+                (self.root / MODELS).mkdir(parents=True, exist_ok=True)
+            elif not (self.root / MODELS).is_dir():
+                raise RegistryError(f"there is no registry in {self.root}",
+                                    remedy="medrl register makes one; or set `root` to the folder of yours")
+            # A new database is set up by one process; who can only read finds it there.
+            with self._lock("open") if os.access(self.root, os.W_OK) else nullcontext():
+                self._client: Any = open_client(config.uri or f"sqlite:///{self.root / 'registry.db'}")
 
     def register(
         self, model: Path, evaluation: Path | None = None, run: Path | None = None, copy: bool = True

@@ -80,6 +80,6 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(tmp_path: Path, empty_database: Path) -> RegistryConfig:
     """A registry without versions."""
     root = tmp_path / "registry"
-    root.mkdir()
+    (root / "models").mkdir(parents=True)
     shutil.copy(empty_database, root / "registry.db")
     return RegistryConfig(root=str(root))

@@ -216,9 +216,16 @@ def test_a_command_that_finds_the_registry_busy_says_so_in_time(config: Registry
         registry.rollback()
 
 
-def test_a_store_that_cannot_be_opened_is_an_error_of_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [{"uri": "nosuch://host"}, {"root": "/dev/null/registry"}])
+def test_a_store_that_cannot_be_opened_is_an_error_of_ours(tmp_path: Path, values) -> None:
     with pytest.raises(RegistryError, match="the registry's store failed"):
-        Registry(RegistryConfig(root=str(tmp_path), uri="nosuch://host"))
+        Registry(RegistryConfig(**{"root": str(tmp_path)} | values), create=True)
+
+
+def test_only_registering_makes_a_registry(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="there is no registry in"):
+        Registry(RegistryConfig(root=str(tmp_path / "elsewhere")))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_mlflow_the_remedy_names_the_extra(tmp_path: Path, monkeypatch) -> None:
