@@ -15,6 +15,7 @@ from medrl.environment import check_environment
 from medrl.errors import MedrlError
 
 if TYPE_CHECKING:
+    from medrl.config.audit import AuditConfig
     from medrl.config.common import DataChecks
 
 OVERRIDES_HELP = "settings that replace those of the file, for example algorithm.kl.coef=0.1"
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
                        help="dtype of the merged weights (default: %(default)s)")
 
     _add_data_commands(add("data", _data_check, "check, convert, measure or split data files"))
+    _add_audit_commands(add("audit", _audit_verify, "verify, show or export the record of served answers"))
 
     demo = add("demo", _demo, "run the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge")
     demo.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
@@ -138,6 +140,27 @@ def _add_data_commands(data: argparse.ArgumentParser) -> None:
     split.add_argument("--fraction", type=float, default=0.1, help="share of prompts held out (default: %(default)s)")
     split.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     add_skip(split)
+
+
+def _add_audit_commands(audit: argparse.ArgumentParser) -> None:
+    commands = audit.add_subparsers(title="commands", metavar="<command>", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(command=command)
+        sub.add_argument("--config", metavar="FILE", help="YAML file with a section `audit` (default: its defaults)")
+        return sub
+
+    verify = add("verify", _audit_verify, "walk the chain; exit with 3 and name the first record that is wrong")
+    verify.add_argument("--head", metavar="LENGTH:HASH", help="what an earlier verify printed; must still be there")
+    show = add("show", _audit_show, "print the records of a request")
+    show.add_argument("request_id", metavar="REQUEST_ID")
+    export = add("export", _audit_export, "print the records; they hold no text of prompts or answers")
+    export.add_argument("--since", metavar="TIME", help="first time, ISO 8601 (UTC unless it says so)")
+    export.add_argument("--until", metavar="TIME", help="time to stop before")
+    export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="(default: %(default)s)")
+    for sub in (verify, show, export):
+        sub.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -245,6 +268,31 @@ def _data_checks(options: argparse.Namespace) -> DataChecks:
     from medrl.config.common import DataChecks
 
     return build_config(DataChecks, {"on_bad_row": options.on_bad_row, "max_bad_rows": options.max_bad_rows})
+
+
+def _audit_config(options: argparse.Namespace) -> AuditConfig:
+    from medrl.config.audit import AuditSection
+    from medrl.config.base import load_config
+
+    return load_config(AuditSection, options.config, options.overrides).audit
+
+
+def _audit_verify(options: argparse.Namespace) -> None:
+    from medrl.audit.commands import run_verify
+
+    run_verify(_audit_config(options), options.head)
+
+
+def _audit_show(options: argparse.Namespace) -> None:
+    from medrl.audit.commands import run_show
+
+    run_show(_audit_config(options), options.request_id)
+
+
+def _audit_export(options: argparse.Namespace) -> None:
+    from medrl.audit.commands import run_export
+
+    run_export(_audit_config(options), options.since, options.until, options.format)
 
 
 def _demo(options: argparse.Namespace) -> None:

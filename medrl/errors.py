@@ -81,3 +81,15 @@ class CheckpointError(MedrlError):
     """A checkpoint cannot be written, or is incomplete, or belongs to another run."""
 
     exit_code = 3
+
+
+class DatabaseError(MedrlError):
+    """A database is missing, cannot be reached, or cannot be written to."""
+
+    exit_code = 3
+
+
+class AuditError(MedrlError):
+    """The audit's chain is broken, or a record of it cannot be kept."""
+
+    exit_code = 3

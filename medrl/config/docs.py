@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from medrl.config.audit import AuditSection
 from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
 from medrl.config.pipeline import MergeConfig, PipelineConfig
@@ -25,6 +26,7 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl ppo CONFIG`", PpoConfig, StageConfig),
     ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
+    ("`medrl audit`, and serving", AuditSection, StrictModel),
 ]
 INTRODUCTION = """# Config reference
 
