@@ -101,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_data_commands(add("data", _data_check, "check, convert, measure or split data files"))
     _add_audit_commands(add("audit", _audit_verify, "verify, show or export the record of served answers"))
+    feedback = add("feedback", _feedback_export, "turn what users said of answers into training data")
+    _add_feedback_commands(feedback)
 
     demo = add("demo", _demo, "run the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge")
     demo.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
@@ -161,6 +163,16 @@ def _add_audit_commands(audit: argparse.ArgumentParser) -> None:
     export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="(default: %(default)s)")
     for sub in (verify, show, export):
         sub.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
+
+
+def _add_feedback_commands(feedback: argparse.ArgumentParser) -> None:
+    commands = feedback.add_subparsers(title="commands", metavar="<command>", required=True)
+    text = "write the preference pairs of consented feedback"
+    export = commands.add_parser("export", help=text, description=f"{text.capitalize()}.")
+    export.set_defaults(command=_feedback_export)
+    export.add_argument("--config", metavar="FILE", help="YAML file with a section `feedback` (default: its defaults)")
+    export.add_argument("out", metavar="OUT.jsonl", help="the new file: data for `medrl reward`")
+    export.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -293,6 +305,16 @@ def _audit_export(options: argparse.Namespace) -> None:
     from medrl.audit.commands import run_export
 
     run_export(_audit_config(options), options.since, options.until, options.format)
+
+
+def _feedback_export(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.feedback import FeedbackSection
+
+    config = load_config(FeedbackSection, options.config, options.overrides).feedback
+    from medrl.feedback import run_export
+
+    run_export(config, options.out)
 
 
 def _demo(options: argparse.Namespace) -> None:

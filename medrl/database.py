@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from medrl.errors import ConfigError, DatabaseError
 REMEDY = "use sqlite:///folder/file.db, or postgresql://user@host/name"
 LOGGED = {"hide_parameters": True, "logging_name": "medrl"}
 logging.getLogger("sqlalchemy.engine.Engine.medrl").setLevel(logging.INFO)  # at DEBUG it would print the rows
+# What may stand in a column of ids and names: no spaces, no Chinese, nothing that a spreadsheet takes for a formula.
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/,@+=-]{0,199}")
 WRITERS_LOCK = 0x6D6564726C  # "medrl": the advisory lock of PostgreSQL that writers take
 
 
@@ -63,6 +66,12 @@ def sqlite_path(engine: Engine) -> Path | None:
     return Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
 
 
+def check_exists(engine: Engine) -> None:
+    """DatabaseError when there is no file: connecting would make an empty one."""
+    if (path := sqlite_path(engine)) and not path.is_file():
+        raise DatabaseError(f"there is no database at {path}", remedy="check the url")
+
+
 @contextmanager
 def exclusive(engine: Engine) -> Iterator[Connection]:
     """A transaction that begins when every other such transaction, of any process, has ended. Raises DatabaseError."""
@@ -77,11 +86,9 @@ def exclusive(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
     """A transaction that sees one state of a database, whatever is written meanwhile. Raises DatabaseError."""
-    path = sqlite_path(engine)
-    if path and not path.is_file():
-        raise DatabaseError(f"there is no database at {path}", remedy="check the url")
+    check_exists(engine)
     with _errors(engine), engine.connect() as connection:
-        if path:
+        if sqlite_path(engine):
             connection.exec_driver_sql("BEGIN")
         else:
             connection.execution_options(isolation_level="REPEATABLE READ")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medrl.audit.key import AuditKey
+from medrl.database import LABEL
 from medrl.errors import AuditError
 
 GENESIS = "0" * 64  # what the first record names as the hash of the one before
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/,@+=-]{0,199}")
 LARGEST = 2**63 - 1
 # The request's settings that bear on how an answer is sampled; any other key of a request may be what a user typed.
 SAMPLING = frozenset({

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from medrl.config.audit import AuditSection
 from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
+from medrl.config.feedback import FeedbackSection
 from medrl.config.pipeline import MergeConfig, PipelineConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
@@ -27,6 +28,7 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
     ("`medrl audit`, and serving", AuditSection, StrictModel),
+    ("`medrl feedback`, and serving", FeedbackSection, StrictModel),
 ]
 INTRODUCTION = """# Config reference
 

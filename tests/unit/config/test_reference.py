@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from medrl.config.audit import AuditSection
 from medrl.config.docs import config_reference
+from medrl.config.feedback import FeedbackSection
 from medrl.config.ppo import PpoConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 
@@ -30,7 +32,7 @@ def test_the_file_in_docs_is_current() -> None:
     assert DOCS.read_text(encoding="utf-8") == config_reference(), "run `make docs`"
 
 
-@pytest.mark.parametrize("model", [PretrainConfig, SftConfig, RewardConfig, PpoConfig])
+@pytest.mark.parametrize("model", [PretrainConfig, SftConfig, RewardConfig, PpoConfig, AuditSection, FeedbackSection])
 def test_every_key_is_listed_and_described(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     rows = dict(re.findall(r"^\| `([^`]+)` \| .* \| (.*) \|$", config_reference(), re.MULTILINE))
