@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -51,26 +50,24 @@ class Head(NamedTuple):
 
 
 class AuditStore:
-    """One chain. Any number of processes may append to it at the same time."""
+    """One chain. Any number of processes may append to it at the same time, each from one thread."""
 
     def __init__(self, config: AuditConfig, key: AuditKey) -> None:
         """Connects when first used. Raises ConfigError."""
         self._key = key
         self._engine = open_engine(config.url, config.timeout, PRAGMAS)
         self._last: Head | None = None
-        self._lock = threading.Lock()
 
     def append(self, entries: Sequence[AuditEntry]) -> None:
         """Add the entries to the end of the chain, all or none. Those that are in it already are passed over.
 
         Raises DatabaseError, and AuditError when the chain's end is not the one that was signed.
         """
-        with self._lock:
-            if self._last is None:
-                self._create()
-            with exclusive(self._engine) as connection:
-                head = self._extended(connection, entries)
-            self._last = head
+        if self._last is None:
+            self._create()
+        with exclusive(self._engine) as connection:
+            head = self._extended(connection, entries)
+        self._last = head
 
     def _create(self) -> None:
         with exclusive(self._engine) as connection:

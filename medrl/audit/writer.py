@@ -19,7 +19,7 @@ from medrl.audit.record import Answer, AuditEntry, sealed
 from medrl.audit.spill import SUFFIX, SpillDamaged, SpillFile, adopt
 from medrl.audit.store import AuditStore
 from medrl.config.audit import AuditConfig
-from medrl.errors import AuditError, MedrlError
+from medrl.errors import AuditError, DatabaseError, MedrlError
 
 LOG = logging.getLogger(__name__)
 
@@ -37,9 +37,17 @@ class WriterCounts:
 
 
 def open_writer(config: AuditConfig) -> AuditWriter:
-    """The writer a config describes. Raises ConfigError."""
+    """The writer a config describes; it begins though the database is down.
+
+    Raises ConfigError, and AuditError when the chain there was not signed with this key.
+    """
     key = load_key(config)
-    return AuditWriter(config, key, AuditStore(config, key))
+    store = AuditStore(config, key)
+    try:
+        store.append([])
+    except DatabaseError as error:
+        LOG.warning("audit: %s", error)
+    return AuditWriter(config, key, store)
 
 
 class AuditWriter:
@@ -123,10 +131,11 @@ class AuditWriter:
                 if failed:
                     LOG.warning("audit: the database takes records again")
                 failed = False
-            except MedrlError as error:
+            except Exception as error:  # whatever it is, the records must not stay in a queue that nobody empties
                 self._counts.failures += 1
                 if not failed:
-                    LOG.error("audit: records go to %s: %s", self._folder, error)
+                    why = error if isinstance(error, MedrlError) else type(error).__name__
+                    LOG.error("audit: records go to %s: %s", self._folder, why)
                 failed = True
                 self._to_spill()
             if closed and (failed or not (self._queue or self._spilling)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,23 @@ def test_another_key_does_not_pass(config, key) -> None:
     store = make_chain(config, key, LENGTH)
     with pytest.raises(AuditError, match="not signed with this key"):
         verified(store, AuditKey(b"another secret of the same length"))
+
+
+def test_the_chain_is_walked_in_constant_memory(config, key) -> None:
+    store = make_chain(config, key, 1100)
+    peaks = [memory_of_verify(store, key)]
+    store.append(entries(range(1100, 3300), key))
+    peaks.append(memory_of_verify(store, key))
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def memory_of_verify(store: AuditStore, key: AuditKey) -> int:
+    """Bytes, at most at one time."""
+    tracemalloc.start()
+    assert isinstance(verified(store, key), Head)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def test_a_number_that_is_none_is_found(config, key) -> None:

@@ -72,7 +72,7 @@ def test_a_full_queue_goes_to_the_spill_and_is_taken_in_in_order(config, key) ->
     store = make_chain(config, key, 0)
     slow = config.model_copy(update={"queue_size": 4, "timeout": 60.0})
     with locked(config):
-        writer = open_writer(slow)
+        writer = AuditWriter(slow, key, AuditStore(slow, key))
         record(writer, range(30))  # returns although the database takes nothing
         assert writer.counts().spilled >= 25  # the first may be with the thread, four are in the queue
         assert writer.counts().written == 0
@@ -133,6 +133,28 @@ def test_what_a_killed_writer_spilled_is_taken_in(config, key) -> None:
     wait_until(lambda: not spill_files(config))
     successor.close(30)
     check(config, key)
+
+
+def test_whatever_goes_wrong_in_the_thread_the_records_are_kept_and_its_reason_is_not_quoted(
+    config, key, monkeypatch, caplog
+) -> None:
+    store = make_chain(config, key, 0)
+    append = store.append
+    monkeypatch.setattr(store, "append", lambda batch: 1 / 0 if batch else None)
+    writer = AuditWriter(config, key, store)
+    record(writer, range(40))
+    wait_until(lambda: writer.counts().failures >= 2)
+    monkeypatch.setattr(store, "append", append)
+    writer.close(30)
+    check(config, key)
+    assert "ZeroDivisionError" in caplog.text and "division by" not in caplog.text
+
+
+def test_another_key_than_the_chain_s_is_an_error_at_the_start(config, key, monkeypatch) -> None:
+    make_chain(config, key, 1)
+    monkeypatch.setenv("MEDRL_AUDIT_KEY", "another secret of the same length")
+    with pytest.raises(AuditError, match="not signed with this key"):
+        open_writer(config)
 
 
 def test_the_spill_of_a_living_writer_is_left_to_it(config, key, tmp_path) -> None:
