@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+from medrl.commands.audit import add_audit, add_feedback
 from medrl.commands.data import add_data
 from medrl.commands.models import add_models
 from medrl.commands.parsers import Commands
@@ -63,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     add_models(commands)
     add_data(commands)
     add_registry(commands)
+    add_audit(commands)
+    add_feedback(commands)
     add_serving(commands)
     demo = commands.add(
         "demo", _demo, "run the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge, evaluate"

@@ -40,12 +40,18 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
-def load_config(model: type[ConfigT], path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> ConfigT:
-    """Read `path`, apply `a.b=value` overrides in order, validate.
+def load_config(
+    model: type[ConfigT], path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()
+) -> ConfigT:
+    """Read `path` (None: only defaults), apply `a.b=value` overrides in order, validate.
 
     Raises ConfigError listing every problem with its path, the limit, the value and a remedy.
     """
-    path = Path(path)
+    values = _read(Path(path)) if path else {}
+    return build_config(model, values, source=str(path or "command line"), overrides=overrides)
+
+
+def _read(path: Path) -> dict:
     if not path.is_file():
         raise ConfigError(
             f"no config file at {path}", remedy="give the path of a YAML file, for example configs/demo/ppo.yaml"
@@ -56,7 +62,7 @@ def load_config(model: type[ConfigT], path: str | Path, overrides: list[str] | t
         raise ConfigError(f"{path} is not valid YAML", got=str(error)) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of keys", got=type(values).__name__)
-    return build_config(model, values, source=str(path), overrides=overrides)
+    return values
 
 
 def build_config(

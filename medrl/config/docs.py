@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from medrl.config.audit import AuditSection
 from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
 from medrl.config.evaluate import EvaluateConfig
+from medrl.config.feedback import FeedbackSection
 from medrl.config.pipeline import MergeConfig, PipelineConfig, ReportConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.registry import RegistryConfig
@@ -33,6 +35,8 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
     ("`medrl pipeline`: a link of the stage `report`", ReportConfig, StageConfig),
     ("`medrl register`, `versions`, `promote`, `rollback` (`--config FILE`)", RegistryConfig, StrictModel),
+    ("`medrl audit`, and serving", AuditSection, StrictModel),
+    ("`medrl feedback`, and serving", FeedbackSection, StrictModel),
 ]
 INTRODUCTION = """# Config reference
 

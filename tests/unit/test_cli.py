@@ -16,7 +16,8 @@ from tests.unit.report.conftest import ppo_run
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "pretrain", "sft", "reward", "dpo", "ppo", "evaluate", "pipeline", "merge", "check", "inspect", "report",
-    "serve-reward", "data", "register", "versions", "promote", "rollback", "demo", "config-docs",
+    "serve-reward", "data", "register", "versions", "promote", "rollback", "audit", "feedback",
+    "demo", "config-docs",
 ]
 HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy", "mlflow"]
 
@@ -92,6 +93,20 @@ def test_data_is_checked_without_the_heavy_libraries(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "hi"}\n')
     assert not imported_by("data", "check", str(path)) & {*HEAVY, "datasets", "pyarrow"} - {"numpy"}
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "export"])
+def test_each_audit_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(["audit", command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: medrl audit {command}" in capsys.readouterr().out
+
+
+def test_an_audit_is_verified_without_the_heavy_libraries() -> None:
+    modules = imported_by("audit", "verify", "audit.url=sqlite:///nowhere/audit.db", "audit.key_env=PATH")
+    assert "sqlalchemy" in modules
+    assert not modules & set(HEAVY)
 
 
 def test_a_bad_row_exits_2_with_its_line(tmp_path: Path) -> None:
