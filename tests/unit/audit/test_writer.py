@@ -181,6 +181,18 @@ def test_a_spill_that_was_changed_is_set_aside_and_counted(config, key, tamper) 
     assert spill_files(config) == ["old.damaged"]
 
 
+def test_the_spill_of_a_dead_writer_waits_for_a_database_that_is_down(config, key) -> None:
+    make_chain(config, key, 0)
+    leave(config, key, lambda text: text)
+    with locked(config):
+        writer = open_writer(config)
+        wait_until(lambda: writer.counts().failures >= 2)
+        assert spill_files(config)
+    wait_until(lambda: not spill_files(config))
+    writer.close(30)
+    check(config, key, EXPECTED[:3])
+
+
 def test_a_line_torn_by_a_kill_is_kept_and_those_before_are_taken_in(config, key) -> None:
     make_chain(config, key, 0)
     leave(config, key, lambda text: text[:-20])
