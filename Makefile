@@ -6,7 +6,7 @@ LOCKS := requirements/uv.txt requirements/torch-cpu.txt requirements/cpu.txt req
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast test-slow bench lint format docs lock wheel wheel-smoke clean
+.PHONY: help setup demo test test-fast test-slow bench real lint format docs lock wheel wheel-smoke clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -30,6 +30,9 @@ test-slow: setup ## the tests marked slow
 
 bench: setup ## learning against the closed-form optimum, printed as a table
 	$(PYTEST) tests/benchmarks -m slow -s
+
+real: setup ## every stage, a few steps each, on data from elsewhere: make real DATA=DIR
+	$(BIN)/python -m tests.real "$(DATA)"
 
 lint: setup ## ruff, basedpyright and import-linter
 	$(BIN)/ruff check .

@@ -79,7 +79,7 @@ def newest(job: Job) -> tuple[str, TrainerState] | None:
     return str(folders[0]), TrainerState.load_from_json(str(folders[0] / TRAINER_STATE_NAME))
 
 
-def save_trained(model: torch.nn.Module, path: Path) -> None:
+def save_trained(model: Any, path: Path) -> None:
     """Write every trainable tensor; the file is complete or not there."""
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in _trained(model)}
     temporary = path.with_name(f".tmp-{path.name}")
@@ -87,7 +87,7 @@ def save_trained(model: torch.nn.Module, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def load_trained_(model: torch.nn.Module, path: Path) -> None:
+def load_trained_(model: Any, path: Path) -> None:
     """Put the tensors of `save_trained` back. CheckpointError unless they are exactly those that train now."""
     tensors, current = load_file(path), dict(_trained(model))
     different = {name: tensor.shape for name, tensor in tensors.items()} != {n: p.shape for n, p in current.items()}
@@ -101,5 +101,5 @@ def load_trained_(model: torch.nn.Module, path: Path) -> None:
             parameter.copy_(tensors[name])
 
 
-def _trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+def _trained(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -27,7 +27,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from medrl.config.common import ModelConfig
 from medrl.lora.adapter import save_adapter
 from medrl.lora.heads import check_head_trains
-from medrl.lora.manifest import check_manifest, manifest
+from medrl.lora.manifest import manifest
 from medrl.lora.merge import merge_adapter
 from medrl.lora.resolve import Task
 from medrl.lora.wrap import wrap
@@ -75,7 +75,6 @@ def fit(
         trainer._total_train_tokens = int(state.log_history[-1]["num_tokens"])  # TRL counts from 0 again
     trainer.train(resume_from_checkpoint=folder)
     train_seconds = log.seconds
-    check_manifest(model, trained)
     if held_out:
         load_trained_(model, job.best)
     merged = _save(job, trainer.model, tokenizer)
