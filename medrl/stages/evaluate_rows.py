@@ -63,7 +63,8 @@ class Work:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        return end_token_ids(self.tokenizer)
+        """Tokens that end an answer; a model that only reads text needs none."""
+        return end_token_ids(self.tokenizer) if self.requests else ()
 
 
 def encode_work(config: EvaluateConfig, sets: Sequence[LoadedSet]) -> Work:

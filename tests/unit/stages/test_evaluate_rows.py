@@ -54,6 +54,15 @@ def test_a_long_passage_is_read_in_pieces_whose_first_tokens_are_given(folder: P
     assert found == [Passage(-1.0 * len(pieces), tokens[0]), Passage(-2.0, tokens[2])]  # "x" predicts nothing
 
 
+def test_reading_text_needs_no_chat_template(folder: Path) -> None:
+    tokenizer = save_tokenizer(folder / "plain")
+    tokenizer.chat_template = None
+    (folder / "plain/chat_template.jinja").unlink()
+    tokenizer.save_pretrained(folder / "plain")
+    _, work, _ = one_set(folder, "text", [{"text": "rest"}], model={"path": str(folder / "plain")})
+    assert work.stop_ids == ()
+
+
 def test_passages_of_one_token_only_are_an_error(folder: Path) -> None:
     with pytest.raises(DataError, match="no token to predict"):
         one_set(folder, "text", [{"text": "x"}])
@@ -75,6 +84,7 @@ def test_options_are_scored_after_the_templated_question_with_the_end_token(fold
 def test_only_what_the_metrics_need_is_done(folder: Path) -> None:
     _, by_letter, loaded = one_set(folder, "choice", [CHOICE], of_set={"metrics": ["accuracy_generated"]})
     assert not by_letter.sequences and by_letter.requests
+    assert by_letter.stop_ids == (by_letter.tokenizer.eos_token_id,)
     assert measured(by_letter, loaded, [], [completion(by_letter, 0, "none")]) == [Choice(1, (), (), None)]
     _, by_logprob, _ = one_set(folder, "choice", [CHOICE], of_set={"metrics": ["accuracy"]})
     assert by_logprob.sequences and not by_logprob.requests
