@@ -27,8 +27,8 @@ def find_model(run: Path) -> Path:
 
     Of a pipeline, the last link's that trained or merged a language model. Raises RegistryError when there is none.
     """
-    links = _read_json(run / "pipeline.json") or {}
-    for folder in [run / name for name in reversed(links)] or [run]:
+    links = _links(run)
+    for folder in reversed(links or [run]):
         model = next((d for d in (folder, *(folder / name for name in MODELS)) if (d / "config.json").is_file()), None)
         if model is not None and not (links and _is_scorer(model)):
             return model
@@ -69,12 +69,17 @@ def describe(model: Path, evaluation: Path | None = None, run: Path | None = Non
 
 def find_evaluation(run: Path, model: Path) -> Path | None:
     """The evaluation.json of `model` in the run or in a link of the pipeline. RegistryError if there are several."""
-    files = [*run.glob(EVALUATION_FILE), *sorted(run.glob(f"*/{EVALUATION_FILE}"))]
-    found = [file for file in files if _same(read_evaluation(file).model, model)]
+    files = [folder / EVALUATION_FILE for folder in (run, *_links(run))]
+    found = [file for file in files if file.is_file() and _same(read_evaluation(file).model, model)]
     if len(found) > 1:
         raise RegistryError(f"{run} has several evaluations of {model}", got=", ".join(map(str, found)),
                             remedy="choose one with --evaluation")
     return found[0] if found else None
+
+
+def _links(run: Path) -> list[Path]:
+    """The folders of a pipeline's links, in the order they ran; none for any other folder."""
+    return [run / name for name in _read_json(run / "pipeline.json") or {}]
 
 
 def _check_whole(model: Path) -> str:
@@ -165,6 +170,8 @@ def _evaluation_of(model: Path, file: Path | None) -> Evaluation | None:
     evaluation = read_evaluation(file)
     if not _same(evaluation.model, model):
         raise RegistryError(f"{file} is the evaluation of another model", limit=str(model), got=evaluation.model)
+    if file.stat().st_mtime < max(weights.stat().st_mtime for weights in model.glob("*.safetensors")):
+        raise RegistryError(f"{file} is older than the weights in {model}", remedy="evaluate again")
     return evaluation
 
 

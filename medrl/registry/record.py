@@ -23,6 +23,7 @@ class Record(BaseModel):
     files: dict[str, str]  # every other file → its hash
     template_hash: str
     source: str  # directory it was registered from
+    copy_name: str | None = None  # folder of the registry's copy; None: the files are in `source` only
     base: str | None = None
     base_hash: str | None = None
     adapter: str | None = None

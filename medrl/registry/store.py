@@ -68,11 +68,12 @@ class Registry:
         """
         record = describe(model, evaluation, run)
         with self._lock("register"), failing_as_ours():
-            where = f"{MODELS}/{keep_copy(model, record, self.root / MODELS).name}" if copy else record.source
+            if copy:
+                record = record.model_copy(update={"copy_name": keep_copy(model, record, self.root / MODELS).name})
             if not self._client.search_registered_models(f"name = '{self.config.model}'"):
                 self._client.create_registered_model(self.config.model)
             made = self._client.create_model_version(
-                self.config.model, f"medrl:{where}", tags={RECORD: record.model_dump_json()})
+                self.config.model, f"medrl:/{record.checksum}", tags={RECORD: record.model_dump_json()})
             self._client.set_registered_model_alias(self.config.model, "candidate", str(made.version))
         return self._version(int(made.version), self._state())
 
@@ -172,11 +173,9 @@ class Registry:
         return _State([self._from_row(row, aliases) for row in rows], events)
 
     def _from_row(self, row: Any, aliases: dict[str, int | None]) -> Version:
-        number = int(row.version)
-        return Version(
-            number, self.root / row.source.removeprefix("medrl:"),
-            tuple(alias for alias, holder in aliases.items() if holder == number),
-            Record.model_validate_json(row.tags[RECORD]))
+        number, record = int(row.version), Record.model_validate_json(row.tags[RECORD])
+        path = self.root / MODELS / record.copy_name if record.copy_name else Path(record.source)
+        return Version(number, path, tuple(alias for alias, holder in aliases.items() if holder == number), record)
 
     def _lock(self, name: str) -> AbstractContextManager[None]:
         return locked(self.root / f"{name}.lock", self.config.lock_timeout)

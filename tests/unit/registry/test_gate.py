@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,10 +98,3 @@ def test_a_password_in_the_uri_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match="PGPASSWORD") as caught:
         build_config(RegistryConfig, {"uri": "postgresql://medrl:hunter2@db/registry"})
     assert "hunter2" not in str(caught.value)
-
-
-def test_a_shipped_gate_reads_its_keys_from_yaml() -> None:
-    from medrl.config.base import load_config
-
-    config = load_config(RegistryConfig, Path(__file__).parents[3] / "configs/demo/registry.yaml")
-    assert gate(figures(reward=-0.5), config.gate, None) != [] == gate(figures(reward=0.5), config.gate, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -117,15 +118,26 @@ def test_only_the_evaluation_of_this_model_counts(run: Path, evaluate) -> None:
     assert find_evaluation(run, run / "merged") is None
     file = evaluate(run)
     assert find_evaluation(run, run / "merged") == file
+    assert find_evaluation(pipeline(run.parent, "ppo"), run / "merged") == file
+    shutil.copytree(run, run.with_name("ppo.1"))  # an earlier result, moved aside by the pipeline
     assert find_evaluation(run.parent, run / "merged") == file
     other = json.loads(file.read_text()) | {"model": str(run / "adapter")}
     (run / "adapter/evaluation.json").write_text(json.dumps(other))
+    pipeline(run, "adapter")
     assert find_evaluation(run, run / "merged") == file
     with pytest.raises(RegistryError, match="of another model"):
         describe(run / "merged", run / "adapter/evaluation.json")
     shutil.copy(file, run / "adapter/evaluation.json")
     with pytest.raises(RegistryError, match="several evaluations"):
         find_evaluation(run, run / "merged")
+
+
+def test_an_evaluation_of_earlier_weights_does_not_count(run: Path, evaluate) -> None:
+    file, weights = evaluate(run), run / "merged/model.safetensors"
+    later = file.stat().st_mtime + 1
+    os.utime(weights, (later, later))
+    with pytest.raises(RegistryError, match="older than the weights"):
+        describe(run / "merged", file)
 
 
 @pytest.mark.parametrize("text", ["{", '{"model": "my patient X"}', '{"results": "my patient X"}', "[]"])
