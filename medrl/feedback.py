@@ -15,8 +15,8 @@ from sqlalchemy import BigInteger, Boolean, Column, Connection, MetaData, String
 
 from medrl.config.feedback import FeedbackConfig
 from medrl.data.convert import new_file
-from medrl.data.formats import KINDS
 from medrl.data.identity import canonical
+from medrl.data.kinds import KINDS
 from medrl.data.rows import BadRow
 from medrl.database import LABEL, check_exists, exclusive, open_engine
 from medrl.errors import DataError

@@ -40,20 +40,12 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
-def load_config(
-    model: type[ConfigT], path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()
-) -> ConfigT:
-    """Read `path` (None: only defaults), apply `a.b=value` overrides in order, validate.
+def load_config(model: type[ConfigT], path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> ConfigT:
+    """Read `path`, apply `a.b=value` overrides in order, validate.
 
     Raises ConfigError listing every problem with its path, the limit, the value and a remedy.
     """
-    values = _read(Path(path)) if path else {}
-    for override in overrides:
-        _apply_override(values, override)
-    return build_config(model, values, source=str(path or "command line"))
-
-
-def _read(path: Path) -> dict:
+    path = Path(path)
     if not path.is_file():
         raise ConfigError(
             f"no config file at {path}", remedy="give the path of a YAML file, for example configs/demo/ppo.yaml"
@@ -64,11 +56,15 @@ def _read(path: Path) -> dict:
         raise ConfigError(f"{path} is not valid YAML", got=str(error)) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of keys", got=type(values).__name__)
-    return values
+    return build_config(model, values, source=str(path), overrides=overrides)
 
 
-def build_config(model: type[ConfigT], values: dict, source: str = "config") -> ConfigT:
-    """Validate plain values as `model`; ConfigError instead of pydantic's ValidationError."""
+def build_config(
+    model: type[ConfigT], values: dict, source: str = "config", overrides: list[str] | tuple[str, ...] = ()
+) -> ConfigT:
+    """Apply `a.b=value` overrides, validate as `model`; ConfigError instead of pydantic's ValidationError."""
+    for override in overrides:
+        _apply_override(values, override)
     try:
         return model.model_validate(values)
     except ValidationError as error:
