@@ -31,7 +31,7 @@ class WriterCounts:
     recorded: int = 0  # that `record` was given
     written: int = 0  # handed to the database, with those found in the spill of a writer that died
     spilled: int = 0  # that went to the spill first
-    lost: int = 0  # that neither the queue nor the spill took: `record` raised
+    lost: int = 0  # that nothing took: `record` raised, or they were left when the writer was closed
     failures: int = 0  # attempts that the database failed
     damaged: int = 0  # spill files that were set aside
 
@@ -204,8 +204,8 @@ class AuditWriter:
                 self._append(batch)
         except SpillDamaged as error:
             with self._changed:
-                self._counts.damaged += 1
                 file.set_aside()
+                self._counts.damaged += 1
             LOG.error("audit: set aside as %s: %s", file.path.with_suffix(".damaged"), error)
 
     def _new_episode(self) -> None:

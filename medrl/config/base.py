@@ -40,10 +40,8 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
-def load_config(
-    model: type[ConfigT], path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()
-) -> ConfigT:
-    """Read `path` (None: only defaults), apply `a.b=value` overrides in order, validate.
+def load_config(model: type[ConfigT], path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> ConfigT:
+    """Read `path`, apply `a.b=value` overrides in order, validate.
 
     Raises ConfigError listing every problem with its path, the limit, the value and a remedy.
     """
