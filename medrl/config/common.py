@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medrl.config.base import StrictModel
 
@@ -183,6 +184,22 @@ class TimeoutsConfig(StrictModel):
     sync: float = Field(default=600.0, gt=0, description="one weight sync")
     checkpoint: float = Field(default=1800.0, gt=0, description="saving or loading a checkpoint")
     collective: float = Field(default=1800.0, gt=0, description="one torch.distributed operation")
+
+
+class MlflowConfig(StrictModel):
+    """Where `tracking: [mlflow]` sends a run."""
+
+    uri: str | None = Field(
+        default=None,
+        description="tracking server or database; null: MLFLOW_TRACKING_URI if set, else <output_dir>/mlflow.db",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        if uri and urlsplit(uri).password:
+            raise ValueError("holds a password, which would be kept in config.yaml; set MLFLOW_TRACKING_URI instead")
+        return uri
 
 
 class StageConfig(StrictModel):
