@@ -102,8 +102,13 @@ def test_merge_options() -> None:
     assert cli.parse(["merge", "adapter", "--out", "o"]).dtype == "float32"
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "dpo", "ppo"])
+def test_every_training_stage_can_be_resumed(stage: str) -> None:
+    assert cli.parse([stage, "c.yaml", "--resume"]).resume and not cli.parse([stage, "c.yaml"]).resume
+
+
 @pytest.mark.parametrize("arguments", [
-    [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["sft", "c.yaml", "--resume"], ["merge", "a"],
+    [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["check", "c.yaml", "--resume"], ["merge", "a"],
     ["demo", "extra"], ["data"], ["data", "check"], ["data", "convert", "a.csv"], ["data", "split", "a.csv"],
     ["data", "stats", "a.csv", "--as", "rows"],
     ["merge", "a", "--out", "o", "--dtype", "float16"], ["demo", "--seed", "one"],
