@@ -135,9 +135,14 @@ def test_merge_options() -> None:
     assert cli.parse(["merge", "adapter", "--out", "o"]).dtype == "float32"
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "dpo", "ppo"])
+def test_every_training_stage_can_be_resumed(stage: str) -> None:
+    assert cli.parse([stage, "c.yaml", "--resume"]).resume and not cli.parse([stage, "c.yaml"]).resume
+
+
 @pytest.mark.parametrize("arguments", [
     [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["evaluate"],
-    ["evaluate", "c.yaml", "--resume"], ["merge", "a"],
+    ["evaluate", "c.yaml", "--resume"], ["check", "c.yaml", "--resume"], ["merge", "a"],
     ["demo", "extra"], ["data"], ["data", "check"], ["data", "convert", "a.csv"], ["data", "split", "a.csv"],
     ["data", "stats", "a.csv", "--as", "rows"],
     ["register"], ["promote"], ["rollback", "1"], ["versions", "a.b=1"],
