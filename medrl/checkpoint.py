@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medrl.errors import CheckpointError
+from medrl.hashing import file_hash
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
@@ -126,7 +127,7 @@ def _defect(path: Path) -> str | None:
             if (size := (path / name).stat().st_size) != expected["bytes"]:
                 return f"{name} has {size} bytes, {expected['bytes']} were written"
         for name, expected in files.items():
-            if _sha256(path / name) != expected["sha256"]:
+            if file_hash(path / name) != expected["sha256"]:
                 return f"{name} was changed since it was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -138,7 +139,7 @@ def _defect(path: Path) -> str | None:
 def _checksums(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files
     }
 
 
@@ -156,11 +157,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add_stage("pretrain", _pretrain, "continue pre-training on plain text")
     add_stage("sft", _sft, "fine-tune on conversations")
     add_stage("reward", _reward, "train a reward model on preference pairs")
+    add_stage("dpo", _dpo, "train a policy on preference pairs, without reward model or rollouts")
     ppo = add_stage("ppo", _ppo, "train a policy with PPO against reward models")
     ppo.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
     add_stage("evaluate", _evaluate, "measure a model, beside a baseline if one is given")
@@ -99,6 +100,19 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--out", metavar="DIR", required=True, help="where the merged model goes")
     merge.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                        help="dtype of the merged weights (default: %(default)s)")
+
+    report = add("report", _report, "write one HTML page about a run, or about a whole pipeline")
+    report.add_argument("folder", metavar="RUN_DIR", help="folder of a run or of a pipeline")
+    report.add_argument("--out", metavar="FILE", help="the page (default: report.html in that folder)")
+
+    serve_reward = add("serve-reward", _serve_reward, "serve a reward model over HTTP (protocol: docs/rewards.md)")
+    serve_reward.add_argument("source", metavar="CONFIG|MODEL_DIR", help="YAML file, or directory of a reward model")
+    serve_reward.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
+    serve_reward.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+    serve_reward.add_argument("--port", type=int, help="(default: 8000)")
+    serve_reward.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key to ask for")
+    serve_reward.add_argument("--insecure", action="store_const", const=True,
+                              help="listen on other addresses without a key")
 
     _add_data_commands(add("data", _data_check, "check, convert, measure or split data files"))
 
@@ -172,6 +186,16 @@ def _reward(options: argparse.Namespace) -> None:
     run_reward(config)
 
 
+def _dpo(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.supervised import DpoConfig
+
+    config = load_config(DpoConfig, options.config, options.overrides)
+    from medrl.stages.dpo import run_dpo
+
+    run_dpo(config)
+
+
 def _ppo(options: argparse.Namespace) -> None:
     from medrl.config.base import load_config
     from medrl.config.ppo import PpoConfig
@@ -226,6 +250,22 @@ def _merge(options: argparse.Namespace) -> None:
     from medrl.stages.merge import run_merge
 
     run_merge(options.adapter, options.base, options.out, options.dtype)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from medrl.report.page import run_report
+
+    run_report(options.folder, options.out)
+
+
+def _serve_reward(options: argparse.Namespace) -> None:
+    from medrl.config.serving import serve_reward_config
+
+    flags = {name: getattr(options, name) for name in ("host", "port", "api_key_env", "insecure")}
+    config = serve_reward_config(options.source, options.overrides, flags)
+    from medrl.serving import run_serve_reward
+
+    run_serve_reward(config)
 
 
 def _data_check(options: argparse.Namespace) -> None:

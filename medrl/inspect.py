@@ -9,11 +9,12 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from medrl.algo.roofline import forward_flops, optimizer_work, training_flops
 from medrl.config.inspect import InspectConfig
 from medrl.lora.overview import Overview, overview
 from medrl.lora.resolve import skeleton
 from medrl.models.loading import read_config
-from medrl.models.memory import BYTES, GIB, activation_memory, training_memory
+from medrl.models.memory import ADAPTER_BYTES, BYTES, GIB, activation_memory, training_memory
 
 FILE_WIDTH = 140  # of tables that go into a file or a pipe
 SHOWN_RANGES = 4  # more ranges of layers than these are given as their number
@@ -34,6 +35,8 @@ def run_inspect(config: InspectConfig, as_json: bool = False, dry: bool = False)
     console.print(_modules_table(report))
     console.print(_peft_line(report), highlight=False)
     console.print(_memory_table(report))
+    if report["work"]:
+        console.print(_work_table(report))
     for note in report["notes"]:
         console.print(f"note: {note}", highlight=False, markup=False)
 
@@ -62,6 +65,7 @@ def inspect_model(config: InspectConfig, dry: bool = False) -> dict[str, Any]:
             "only_here": sum(row.count for row in found.rows if row.trains.startswith("rank") and not row.peft),
         },
         "memory": _memory(config, dtype, model_config.get_text_config(), found),
+        "work": _work(config, dtype, found),
         "notes": list(found.notes),
     }
     if dry:
@@ -91,6 +95,24 @@ def _memory(config: InspectConfig, dtype: str, text: Any, found: Overview) -> di
         **training_memory(found.total, found.trainable, dtype, lora)._asdict(),
         "activations": activations[0],
         "activations_with_checkpointing": activations[1],
+    }
+
+
+def _work(config: InspectConfig, dtype: str, found: Overview) -> dict[str, Any] | None:
+    """The least work of one optimizer step over the batch, and what a weight sync sends; None for unknown sizes."""
+    if found.size is None:
+        return None
+    lengths, tokens = [config.length] * config.batch, config.batch * config.length
+    logits = tokens if config.task == "causal" else 0
+    adapter = found.trainable if config.lora else 0
+    return {
+        "forward_flops": forward_flops(found.size, lengths, logits),
+        "training_flops": training_flops(found.size, lengths, logits, adapter=adapter),
+        "training_flops_with_checkpointing": training_flops(
+            found.size, lengths, logits, adapter=adapter, checkpointing=True
+        ),
+        "optimizer_bytes": optimizer_work(found.trainable).bytes,
+        "sync_bytes": ADAPTER_BYTES * found.trainable if config.lora else BYTES[dtype] * found.total,
     }
 
 
@@ -150,4 +172,20 @@ def _memory_table(report: dict[str, Any]) -> Table:
     }
     for role, size in rows.items():
         table.add_row(role, "unknown" if size is None else f"{size / GIB:.2f}")
+    return table
+
+
+def _work_table(report: dict[str, Any]) -> Table:
+    work, memory = report["work"], report["memory"]
+    table = Table("at least", title="work of one step", title_justify="left", box=SIMPLE)
+    table.add_column("", justify="right")
+    batch = f"{memory['batch']} × {memory['length']} tokens"
+    for row, key in {
+        f"forward, {batch}": "forward_flops",
+        f"forward and backward, {batch}": "training_flops",
+        f"forward and backward, {batch}, gradient checkpointing": "training_flops_with_checkpointing",
+    }.items():
+        table.add_row(row, f"{work[key] / 1e12:,.3g} TFLOP")
+    table.add_row("memory traffic of the optimizer", f"{work['optimizer_bytes'] / GIB:,.3g} GiB")
+    table.add_row("one weight sync sends", f"{work['sync_bytes'] / GIB:,.3g} GiB")
     return table

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medrl.config.common import DataChecks, ModelConfig, StageConfig, TimeoutsConfig
-from medrl.config.ppo import EngineConfig, RewardPoolConfig, SamplingConfig
+from medrl.config.ppo import EngineConfig, SamplingConfig
+from medrl.config.rewards import RewardPoolConfig
 
 Metric = Literal[
     "perplexity", "accuracy", "accuracy_per_token", "accuracy_generated", "rouge_l", "bleu", "chrf", "rules_passed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,16 +38,39 @@ def set_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> None:
     recorded = tokenizer.init_kwargs.get(HASH_KEY)
     if name is not None:
         tokenizer.chat_template = load_template(name)
-    elif recorded and tokenizer.chat_template and template_hash(tokenizer) != recorded:
-        raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} is not the one the model was trained with",
-            limit=f"sha256 {recorded}", got=f"sha256 {template_hash(tokenizer)}",
-            remedy="restore the template; to change it on purpose set model.chat_template",
-        )
+    elif tokenizer.chat_template:
+        _check_recorded(tokenizer.name_or_path, recorded, template_hash(tokenizer))
     if tokenizer.chat_template:
         tokenizer.init_kwargs[HASH_KEY] = template_hash(tokenizer)
 
 
+def _check_recorded(path: str, recorded: str | None, found: str) -> None:
+    if recorded and found != recorded:
+        raise ModelError(
+            f"the chat template of {path} is not the one the model was trained with",
+            limit=f"sha256 {recorded}", got=f"sha256 {found}",
+            remedy="restore the template; to change it on purpose set model.chat_template",
+        )
+
+
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of the template's text."""
-    return hashlib.sha256(str(tokenizer.chat_template).encode("utf-8")).hexdigest()
+    return _hash(str(tokenizer.chat_template))
+
+
+def stored_template_hash(directory: Path) -> str | None:
+    """The `template_hash` of the tokenizer saved in `directory`, without loading it; None when it has no template.
+
+    Raises ModelError when it was saved with the hash of another template.
+    """
+    file, config = directory / "chat_template.jinja", directory / "tokenizer_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    template = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    if template is None:
+        return None
+    _check_recorded(str(directory), settings.get(HASH_KEY), found := _hash(template))
+    return found
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

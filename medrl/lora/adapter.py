@@ -19,11 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medrl.errors import AdapterError
-from medrl.lora.identity import RECORD_FILE, adapter_record, check_base
+from medrl.lora.identity import RECORD_FILE, WEIGHTS_FILE, adapter_record, check_base
 from medrl.lora.manifest import manifest
 from medrl.lora.wrap import ADAPTER, base_names
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 _PREFIX = "base_model.model."
 

@@ -6,22 +6,30 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from medrl.errors import AdapterError
+from medrl.hashing import file_hash
 from medrl.models.loading import local_dir
 
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "medrl_adapter.json"
+MERGE_FILE = "merge.json"  # beside a merged model: what went into it, and the checks it passed
 _VOLATILE = ("transformers_version", "_name_or_path", "use_cache")  # of config.json: says nothing about the weights
 
 
-def model_hash(path: str | Path) -> str:
-    """sha256 over a model directory's config and every byte of its safetensors files."""
+def model_hash(path: str | Path, *, afresh: bool = False) -> str:
+    """sha256 over a model directory's config and every byte of its safetensors files.
+
+    Files that have kept their sizes and times are read once a process, unless `afresh`.
+    """
     directory = local_dir(str(path))
     files = sorted(directory.glob("*.safetensors"))
-    return _hash(directory, tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    hash_of = _hash.__wrapped__ if afresh else _hash
+    return hash_of(directory, tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
 
 
 @lru_cache(maxsize=32)
@@ -36,6 +44,11 @@ def _hash(directory: Path, files: tuple[tuple[str, int, int], ...]) -> str:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def adapter_hash(path: str | Path) -> str:
+    """sha256 of an adapter's weights."""
+    return file_hash(Path(path, WEIGHTS_FILE))
 
 
 def adapter_record(base: nn.Module, base_path: str | None, manifest: list[dict]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from medrl.config.common import DType, ModelConfig
 from medrl.errors import AdapterError
 from medrl.lora.adapter import read_adapter, tied_ends
 from medrl.lora.grafting import Graft
-from medrl.lora.identity import check_base, read_record
+from medrl.lora.identity import MERGE_FILE, adapter_hash, check_base, model_hash, read_record
 from medrl.lora.model_card import CARD_FILE, model_card
 from medrl.lora.streaming import ModelWeights, Tensors, Units, empty_model, give_back_memory, streamed, units_of
 from medrl.models.export import CALIBRATION_FILE, atomic_dir
@@ -32,14 +32,14 @@ from medrl.models.stored_weights import StoredWeights
 FP32_BOUND = 1e-4  # largest change of a probe's log-prob or score by merging
 BF16_BOUND = 0.05  # mean change by rounding the merged weights to bfloat16
 
-REPORT_FILE = "merge.json"
 _PREFIX = "base_model.model."  # of every key in an adapter file
 SHARD_BYTES = 2**29  # of the output: what the merge holds in memory beside one layer
 CARRIED_FILES = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
 
 
 def merge_adapter(adapter_dir: str, base_dir: str, out_dir: str, dtype: DType = "float32") -> dict[str, Any]:
-    """Write base + adapter as a plain model directory `out_dir`; what was checked goes to merge.json and is returned.
+    """Write base + adapter as a plain model directory `out_dir`; what was checked is returned, and goes to merge.json
+    with the hashes of both.
 
     A causal LM stays one; a reward model's adapter gives an AutoModelForSequenceClassification directory, its
     calibration.json carried along. Tokenizer and chat template come from the adapter's directory if it has them, else
@@ -69,7 +69,8 @@ def merge_adapter(adapter_dir: str, base_dir: str, out_dir: str, dtype: DType = 
                 shutil.copy(file, work)
         report |= _check_saved(work, type(model), digests, adapted, scalar, dtype)
         (work / CARD_FILE).write_text(model_card(base_dir, adapter, config, report), encoding="utf-8")
-        (work / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        made_of = {"base_sha256": model_hash(base), "adapter_sha256": adapter_hash(adapter)}
+        (work / MERGE_FILE).write_text(json.dumps(made_of | report, indent=2) + "\n", encoding="utf-8")
     return report
 
 

@@ -13,12 +13,14 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
+from medrl.algo.roofline import ModelSize
 from medrl.config.common import LoraConfig
 from medrl.errors import AdapterError
 from medrl.lora.families import ROLES, decoder_stack, fused_experts, roles
 from medrl.lora.manifest import manifest
 from medrl.lora.resolve import Task, resolve
 from medrl.lora.wrap import adapted_layers, base_names, caught_by_peft, wrap_targets
+from medrl.models.size import model_size
 
 LAYER_ROLES = (*ROLES, "router", "norm", "other")  # roles that stand in the decoder layers
 
@@ -48,6 +50,7 @@ class Overview:
     rows: list[Row]
     total: int  # parameters of the base, tied ones once
     trainable: int
+    size: ModelSize | None  # None: its config or its modules do not tell
     peft_rule: list[str] | None  # the last names PEFT targets for this model_type; None: it has no rule
     notes: tuple[str, ...]
 
@@ -69,7 +72,7 @@ def overview(model: nn.Module, lora: LoraConfig | None, task: Task) -> Overview:
     leaves, kinds, rule = list(_leaves(model, fused)), _kinds(model, stack, found), peft_rule(model)
     caught = _caught_by_rule(model, rule)
     total = sum(parameter.numel() for parameter in model.parameters())
-    notes = _notes(model, stack)
+    size, notes = model_size(model, stack), _notes(model, stack)
     if lora is None:
         trains = {leaf.name: ("whole", leaf.parameters) for leaf in leaves}
         trainable = total
@@ -82,7 +85,8 @@ def overview(model: nn.Module, lora: LoraConfig | None, task: Task) -> Overview:
         trainable = sum(row["count"] for row in manifest(wrapped))
         if lora.bias != "none":
             notes.append(f"biases train too (lora.bias: {lora.bias}); the total counts them, the rows do not")
-    return Overview(_rows(leaves, kinds, trains, caught, _trunk(stack)), total, trainable, rule, tuple(notes))
+    rows = _rows(leaves, kinds, trains, caught, _trunk(stack))
+    return Overview(rows, total, trainable, size, rule, tuple(notes))
 
 
 def peft_rule(model: nn.Module) -> list[str] | None:

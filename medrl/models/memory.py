@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 BYTES = {"float32": 4, "bfloat16": 2}
+ADAPTER_BYTES = 4  # adapters are float32 whatever the base is
 GRADIENT_BYTES = 4  # float32, per trainable parameter
 ADAM_BYTES = 8  # two float32 moments per trainable parameter
 GIB = 2**30
@@ -25,7 +26,7 @@ def training_memory(parameters: int, trained: int, dtype: str, lora: bool) -> Tr
 
     `parameters`: of the base model; `trained`: of adapters and whole modules, or of the model.
     """
-    beside = 4 * trained if lora or dtype == "bfloat16" else 0
+    beside = ADAPTER_BYTES * trained if lora or dtype == "bfloat16" else 0
     return TrainingMemory(parameters * BYTES[dtype] + beside, GRADIENT_BYTES * trained, ADAM_BYTES * trained)
 
 
@@ -48,30 +49,30 @@ def activation_memory(
     Counted as in Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4,
     for RMS norms, a gated MLP, no dropout and attention without a T × T matrix (sdpa, flash). An estimate elsewhere.
     """
-    d, layers, heads = (_number(text, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+    d, layers, heads = (number(text, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
     if not (d and layers and heads):
         return None
     n, b = batch * length, BYTES[dtype]
-    head = _number(text, "head_dim") or d // heads
-    q, k, f = heads * head, (_number(text, "num_key_value_heads") or heads) * head, _mlp_width(text)
+    head = number(text, "head_dim") or d // heads
+    q, k, f = heads * head, (number(text, "num_key_value_heads") or heads) * head, _mlp_width(text)
     inputs = 4 * (5 * d + q + f) if lora and dtype == "bfloat16" else b * (2 * d + q + f)
     layer = n * (8 * d + b * (2 * q + 2 * k + 3 * f) + inputs)
-    out = n * _number(text, "vocab_size") * (b + 8) if logits else 0
+    out = n * number(text, "vocab_size") * (b + 8) if logits else 0
     return (layers * n * d * b + layer if checkpointing else layers * layer) + out
 
 
 def _mlp_width(text: Any) -> int:
-    width = next(filter(None, (_number(text, name) for name in ("intermediate_size", "ffn_dim", "n_inner"))), None)
+    width = next(filter(None, (number(text, name) for name in ("intermediate_size", "ffn_dim", "n_inner"))), None)
     width = width or 4 * text.hidden_size
-    if visited := _number(text, "num_experts_per_tok"):
-        each = _number(text, "moe_intermediate_size") or width
-        return (visited + _number(text, "n_shared_experts")) * each + _number(text, "shared_expert_intermediate_size")
+    if visited := number(text, "num_experts_per_tok"):
+        each = number(text, "moe_intermediate_size") or width
+        return (visited + number(text, "n_shared_experts")) * each + number(text, "shared_expert_intermediate_size")
     return width
 
 
-def _number(text: Any, name: str) -> int:
+def number(text: Any, name: str) -> int:
     """A size in the config; of layers that differ the largest; 0 when there is none."""
     if name in (getattr(text, "per_layer_attributes", None) or ()):
-        return max(_number(layer, name) for layer in text.per_layer_config)
+        return max(number(layer, name) for layer in text.per_layer_config)
     value = getattr(text, name, None)
     return max(value) if isinstance(value, list | tuple) else value or 0

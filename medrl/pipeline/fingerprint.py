@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from medrl.hashing import content_hash
 from medrl.pipeline.plan import Step
 from medrl.run_dir import library_versions
 
 # Where and how it runs, not what comes out.
-NOT_CONTENT = {"name", "output_dir", "ray", "tracking", "timeouts", "checkpoint"}
+NOT_CONTENT = {"name", "output_dir", "ray", "tracking", "mlflow", "timeouts", "checkpoint"}
 
 
 def fingerprints(steps: list[Step]) -> dict[str, str]:
@@ -39,21 +39,3 @@ def _by_content(value: Any, made: dict[str, str]) -> Any:
         if path in made:
             return f"{made[path]} {value.removeprefix(path)}"
     return content_hash(value) if value and Path(value).exists() else value
-
-
-def content_hash(path: str) -> str:
-    """sha256 over the names and bytes of a file, or of all files below a folder."""
-    root = Path(path)
-    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.relative_to(root)} {_file_hash(file, status.st_size, status.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=4096)
-def _file_hash(file: Path, _size: int, _time: int) -> str:
-    """`_size` and `_time` make the cached value stale when the file is written."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

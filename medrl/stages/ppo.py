@@ -46,19 +46,18 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
             except Interrupted as interrupt:
                 state.save(config, workers)
                 raise SystemExit(interrupt.exit_code) from None
-        adapter = state.export(config)
-    evaluation_after = {k.removeprefix("eval/"): v for k, v in metrics.items() if k.startswith("eval/")}
-    summary = {
-        "run_dir": str(run_dir),
-        "steps": state.step,
-        "output": str(adapter),
-        "engines": workers.engines,
-        "evaluation_before": state.evaluation_before,
-        "evaluation_after": evaluation_after,
-        "last_step": metrics,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    write_json(run_dir / "summary.json", summary)
+            evaluation_after = {k.removeprefix("eval/"): v for k, v in metrics.items() if k.startswith("eval/")}
+            summary = {
+                "run_dir": str(run_dir),
+                "steps": state.step,
+                "output": str(state.export(config)),
+                "engines": workers.engines,
+                "evaluation_before": state.evaluation_before,
+                "evaluation_after": evaluation_after,
+                "last_step": metrics,
+                "seconds": round(time.monotonic() - started, 1),
+            }
+            write_json(run_dir / "summary.json", summary)  # before the trackers close: they may keep it
     return summary
 
 

@@ -11,6 +11,7 @@ from medrl.data.prompts import PromptStream, build_prompts
 from medrl.lora.identity import check_adapter_of
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.rollout.base import GenerateRequest, check_context, request_seed
+from medrl.tracking.base import check_trackers
 from medrl.types import Completion, Prompt, ScoreRequest
 from medrl.workers.launch import LaunchInputs
 from medrl.workers.reward import check_sources
@@ -47,6 +48,7 @@ class PpoInputs:
 
 def prepare(config: PpoConfig) -> PpoInputs:
     """Read the data and check models, tokenizers and lengths. Raises ConfigError, DataError or ModelError."""
+    check_trackers(config.tracking)
     check_model_dir(config.model.path)
     check_context(config.model, config.max_model_len)
     if config.reference.adapter:

@@ -16,7 +16,7 @@ from medrl.workers.group import gather
 from medrl.workers.launch import Workers
 
 # A resumed run may differ from the saved one in these and in nothing else.
-FREE_KEYS = ("output_dir", "name", "ray", "checkpoint", "evaluation", "tracking", "timeouts")
+FREE_KEYS = ("output_dir", "name", "ray", "checkpoint", "evaluation", "tracking", "mlflow", "timeouts")
 
 
 Found = tuple[int, Path, dict]  # step, folder and meta of a complete checkpoint

@@ -7,14 +7,15 @@ import ray
 
 from medrl.config.common import ModelConfig
 from medrl.config.evaluate import EvaluateConfig
-from medrl.config.ppo import PpoConfig, RewardPoolConfig
+from medrl.config.ppo import PpoConfig
+from medrl.config.rewards import RewardPoolConfig
 from medrl.data.chat import check_tokenizer
 from medrl.models.export import load_calibration
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.types import ScoreRequest, Scores
+from medrl.workers.function_scorer import load_function
 from medrl.workers.group import Pending, WorkerGroup
 from medrl.workers.runtime import prepare_worker, split_evenly
-from medrl.workers.scorers import load_function
 
 
 @ray.remote
@@ -73,11 +74,12 @@ def check_sources(config: RewardPoolConfig, *, calibrate: bool) -> dict[str, tup
     for source in config.sources:
         if source.function:
             load_function(source)
-        if source.model:
-            check_model_dir(source.model)
-            check_tokenizer(load_tokenizer(ModelConfig(path=source.model)))
-            if calibrate and (calibration := load_calibration(source.model)):
-                calibrations[source.name] = calibration
+        if not source.model:
+            continue
+        check_model_dir(source.model)
+        check_tokenizer(load_tokenizer(ModelConfig(path=source.model)))
+        if calibrate and (calibration := load_calibration(source.model)):
+            calibrations[source.name] = calibration
     return calibrations
 
 

@@ -14,8 +14,8 @@ from medrl import cli
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "pretrain", "sft", "reward", "ppo", "evaluate", "pipeline", "merge", "check", "inspect", "data", "demo",
-    "config-docs",
+    "pretrain", "sft", "reward", "dpo", "ppo", "evaluate", "pipeline", "merge", "check", "inspect", "report",
+    "serve-reward", "data", "demo", "config-docs",
 ]
 HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy"]
 

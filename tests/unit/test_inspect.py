@@ -101,6 +101,21 @@ def test_a_config_without_a_lora_section_trains_in_full(tmp_path):
     assert found["memory"]["gradients"] == 4 * found["parameters"]["total"]
 
 
+def test_work_of_a_step_by_hand(tmp_path):
+    config = config_dir(tmp_path, "llama", num_hidden_layers=6)  # hidden 32, MLP 48, 4 heads and 2 for keys, V 97
+    found = report(config, ["model.layers.*.self_attn.q_proj"], batch=2, length=10)["work"]
+    layer, adapter = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48, 6 * 16 * (32 + 32)
+    layers, attention, head = 2 * 6 * layer * 20, 4 * 6 * 32 * 2 * 100 / 2, 2 * 32 * 97 * 20
+    assert found["forward_flops"] == layers + attention + head
+    training = 2 * layers + 3 * attention + 2 * head + 6 * adapter * 20
+    assert found["training_flops"] == training
+    assert found["training_flops_with_checkpointing"] == training + layers + attention + 2 * adapter * 20
+    assert (found["sync_bytes"], found["optimizer_bytes"]) == (4 * adapter, 28 * adapter)
+    (tmp_path / "full.yaml").write_text(f"model: {{path: {config}, dtype: bfloat16}}\n")
+    full = report(tmp_path / "full.yaml")
+    assert full["work"]["sync_bytes"] == 2 * full["parameters"]["total"]
+
+
 def test_notes_name_tied_embeddings_fused_experts_and_towers(tmp_path):
     assert "one tensor" in " ".join(report(config_dir(tmp_path / "a", "gemma"))["notes"])
     assert "fused" in " ".join(report(config_dir(tmp_path / "b", "mixtral"))["notes"])

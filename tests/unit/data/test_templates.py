@@ -12,7 +12,7 @@ import pytest
 
 from medrl.config.common import ModelConfig
 from medrl.data.chat import check_tokenizer, encode_conversation, encode_prompt
-from medrl.data.templates import NAMES, load_template
+from medrl.data.templates import NAMES, load_template, stored_template_hash
 from medrl.errors import ConfigError, ModelError
 from medrl.models.loading import load_tokenizer
 
@@ -108,6 +108,8 @@ def test_the_config_chooses_a_template_and_the_saved_tokenizer_keeps_it_and_its_
     assert again.chat_template == chosen.chat_template
     recorded = json.loads((tmp_path / "trained/tokenizer_config.json").read_text())["chat_template_sha256"]
     assert recorded == hashlib.sha256(chosen.chat_template.encode()).hexdigest()
+    assert stored_template_hash(tmp_path / "trained") == recorded
+    assert stored_template_hash(Path(bare.path)) is None
     again.save_pretrained(tmp_path / "again")
     assert load_tokenizer(ModelConfig(path=str(tmp_path / "again"))).chat_template == chosen.chat_template
 
@@ -118,6 +120,8 @@ def test_a_template_changed_after_training_is_refused_unless_it_is_asked_for(mak
     (tmp_path / "m/chat_template.jinja").write_text(load_template("vicuna"))
     with pytest.raises(ModelError, match="not the one the model was trained with"):
         load_tokenizer(model)
+    with pytest.raises(ModelError, match="not the one the model was trained with"):
+        stored_template_hash(tmp_path / "m")
     other = load_tokenizer(model.model_copy(update={"chat_template": str(tmp_path / "m/chat_template.jinja")}))
     assert other.chat_template == load_template("vicuna")
     other.save_pretrained(tmp_path / "m")
