@@ -13,6 +13,7 @@ from rich.table import Table
 
 from medrl.config.common import LoraConfig, ModelConfig
 from medrl.config.ppo import PpoConfig
+from medrl.config.rewards import RewardPoolConfig, RewardSource
 from medrl.errors import ModelError
 from medrl.lora.dry_run import dry_run
 from medrl.lora.overview import Overview, overview, ranges
@@ -21,7 +22,9 @@ from medrl.models.loading import local_dir, read_config
 from medrl.models.memory import BYTES, GIB, training_memory
 from medrl.stages.ppo import run_ppo
 from medrl.stages.ppo_inputs import PpoInputs, prepare
+from medrl.types import ScoreRequest
 from medrl.workers.placement import plan_roles
+from medrl.workers.scorers import make_scorer
 
 
 def run_check(config: PpoConfig) -> None:
@@ -32,6 +35,9 @@ def run_check(config: PpoConfig) -> None:
     console = Console()
     inputs = prepare(config)
     console.print(_data_table(config, inputs))
+    for source in config.reward.sources:
+        if source.url:
+            console.print(_probe(source, config.reward))
     if config.lora:
         console.print(_lora_table(_overview(config.model, config.lora)))
     console.print(_try_layers(config))
@@ -68,6 +74,13 @@ def _data_table(config: PpoConfig, inputs: PpoInputs) -> Table:
         if prompts:
             table.add_row(str(name), str(len(prompts)), str(max(len(p.ids) for p in prompts)))
     return table
+
+
+def _probe(source: RewardSource, pool: RewardPoolConfig) -> str:
+    """Ask a remote scorer for one score. Raises RewardError when it does not answer as it should."""
+    question = {"role": "user", "content": "What helps against a cold?"}
+    score = make_scorer(source, pool)([ScoreRequest((question,), "Rest, and drink water.", True)])[0]
+    return f"reward source {source.name!r} answers at {source.url}: a made-up answer scores {score:.3f}"
 
 
 def _lora_table(found: Overview) -> Table:

@@ -17,6 +17,7 @@ from medrl.errors import MedrlError
 if TYPE_CHECKING:
     from medrl.config.common import DataChecks
 
+ROW_KINDS = ("texts", "conversations", "pairs", "prompts", "choices", "references", "safety")
 OVERRIDES_HELP = "settings that replace those of the file, for example algorithm.kl.coef=0.1"
 
 
@@ -74,8 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     add_stage("pretrain", _pretrain, "continue pre-training on plain text")
     add_stage("sft", _sft, "fine-tune on conversations")
     add_stage("reward", _reward, "train a reward model on preference pairs")
+    add_stage("dpo", _dpo, "train a policy on preference pairs, without reward model or rollouts")
     ppo = add_stage("ppo", _ppo, "train a policy with PPO against reward models")
     ppo.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
+    add_stage("evaluate", _evaluate, "measure a model, beside a baseline if one is given")
     add_stage("pipeline", _pipeline, "run several stages as a chain; what is done and unchanged is not done again")
     add_stage("check", _check, "check a PPO config: data, tokenizers, LoRA targets, memory, placement, one tiny step")
 
@@ -98,6 +101,19 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                        help="dtype of the merged weights (default: %(default)s)")
 
+    report = add("report", _report, "write one HTML page about a run, or about a whole pipeline")
+    report.add_argument("folder", metavar="RUN_DIR", help="folder of a run or of a pipeline")
+    report.add_argument("--out", metavar="FILE", help="the page (default: report.html in that folder)")
+
+    serve_reward = add("serve-reward", _serve_reward, "serve a reward model over HTTP (protocol: docs/rewards.md)")
+    serve_reward.add_argument("source", metavar="CONFIG|MODEL_DIR", help="YAML file, or directory of a reward model")
+    serve_reward.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
+    serve_reward.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+    serve_reward.add_argument("--port", type=int, help="(default: 8000)")
+    serve_reward.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key to ask for")
+    serve_reward.add_argument("--insecure", action="store_const", const=True,
+                              help="listen on other addresses without a key")
+
     _add_data_commands(add("data", _data_check, "check, convert, measure or split data files"))
     _add_registry_commands(add)
 
@@ -117,7 +133,7 @@ def _add_data_commands(data: argparse.ArgumentParser) -> None:
         sub.set_defaults(command=command)
         sub.add_argument("files", metavar="FILE", nargs="+",
                          help="data file, directory or hub dataset (formats: docs/data-formats.md)")
-        sub.add_argument("--as", dest="kind", choices=("texts", "conversations", "pairs", "prompts"),
+        sub.add_argument("--as", dest="kind", choices=ROW_KINDS,
                          help="what the rows are to be (default: recognised from the first ones)")
         return sub
 
@@ -191,6 +207,16 @@ def _reward(options: argparse.Namespace) -> None:
     run_reward(config)
 
 
+def _dpo(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.supervised import DpoConfig
+
+    config = load_config(DpoConfig, options.config, options.overrides)
+    from medrl.stages.dpo import run_dpo
+
+    run_dpo(config)
+
+
 def _ppo(options: argparse.Namespace) -> None:
     from medrl.config.base import load_config
     from medrl.config.ppo import PpoConfig
@@ -199,6 +225,16 @@ def _ppo(options: argparse.Namespace) -> None:
     from medrl.stages.ppo import run_ppo
 
     run_ppo(config, options.resume)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from medrl.config.base import load_config
+    from medrl.config.evaluate import EvaluateConfig
+
+    config = load_config(EvaluateConfig, options.config, options.overrides)
+    from medrl.stages.evaluate import run_evaluate
+
+    run_evaluate(config)
 
 
 def _pipeline(options: argparse.Namespace) -> None:
@@ -235,6 +271,22 @@ def _merge(options: argparse.Namespace) -> None:
     from medrl.stages.merge import run_merge
 
     run_merge(options.adapter, options.base, options.out, options.dtype)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from medrl.report.page import run_report
+
+    run_report(options.folder, options.out)
+
+
+def _serve_reward(options: argparse.Namespace) -> None:
+    from medrl.config.serving import serve_reward_config
+
+    flags = {name: getattr(options, name) for name in ("host", "port", "api_key_env", "insecure")}
+    config = serve_reward_config(options.source, options.overrides, flags)
+    from medrl.serving import run_serve_reward
+
+    run_serve_reward(config)
 
 
 def _data_check(options: argparse.Namespace) -> None:

@@ -1,10 +1,11 @@
-"""What must be right about the installed libraries before a stage starts."""
+"""What must be right about the process's surroundings: installed libraries, secrets in variables."""
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 
-from medrl.errors import MedrlError
+from medrl.errors import ConfigError, MedrlError
 
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
@@ -30,3 +31,14 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
+
+
+def read_secret(variable: str, user: str) -> str:
+    """The secret in an environment variable, for `user`, which the error names. ConfigError unless it fits a header."""
+    secret = os.environ.get(variable, "").strip()
+    if not (secret and secret.isascii() and secret.isprintable()):
+        raise ConfigError(
+            f"{user}: no usable secret in the environment variable {variable}", limit="printable ASCII characters",
+            got="others too (not shown)" if secret else "nothing",
+            remedy=f"set {variable} where {user} runs: before the command, or on the nodes of the cluster")
+    return secret

@@ -53,6 +53,31 @@ class PreferencePair:
 
 
 @dataclass(frozen=True)
+class ChoiceQuestion:
+    """A question with options, one of them right."""
+
+    messages: tuple[Message, ...]
+    options: tuple[str, ...]
+    answer: int  # index of the right one
+
+
+@dataclass(frozen=True)
+class ReferenceQuestion:
+    """A question with answers to compare with."""
+
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SafetyCase:
+    """A prompt whose answer must keep the safety rules named."""
+
+    messages: tuple[Message, ...]
+    rules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled answer. `ids` includes the end-of-answer token when `finish` is "stop"."""
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
+def repeated_share(sequence: Sequence[int], n: int) -> float:
+    """Share of a sequence's n-grams that stand in it earlier, 0 … 1; 0 when there is none (Welleck 2020, seq-rep-n)."""
+    grams = [tuple(sequence[i : i + n]) for i in range(len(sequence) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 def distinct_n(sequences: Iterable[Sequence[int]], n: int) -> float:
     """Distinct n-grams over all n-grams of all sequences, 0 … 1; 0 when there is none (Li 2016, distinct-n)."""
     seen: set[tuple[int, ...]] = set()

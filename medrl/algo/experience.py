@@ -10,11 +10,13 @@ from torch import Tensor
 
 from medrl.algo.advantages import gae
 from medrl.algo.critic_free import GROUP_ADVANTAGES, returns_to_go
+from medrl.algo.diversity import repeated_share
 from medrl.algo.kl import kl_estimate
 from medrl.algo.losses import importance_weights
 from medrl.algo.masking import masked_mean, masked_sum, whiten
-from medrl.algo.rewards import shape_scores, token_rewards
+from medrl.algo.rewards import answer_penalties, shape_scores, token_rewards
 from medrl.config.ppo import AlgorithmConfig
+from medrl.config.rewards import RewardShaping
 from medrl.types import Experience, RolloutBatch
 
 
@@ -37,10 +39,8 @@ def make_experience(
     """
     mask, ended = _tensor(batch.response_mask), _tensor(batch.ended)
     new, ref, engine = (_tensor(x) for x in (logprobs, ref_logprobs, batch.engine_logprobs))
-    scores = shape_scores(
-        _tensor(raw_scores).float(), ended, clip=algorithm.reward.clip,
-        missing_eos_penalty=algorithm.reward.missing_eos_penalty,
-    )
+    penalties = _penalties(batch, algorithm.reward)
+    scores = shape_scores(_tensor(raw_scores).float(), penalties, clip=algorithm.reward.clip)
     kl = kl_estimate(new, ref, algorithm.kl.estimator)
     rewards = token_rewards(scores, kl, mask, kl_coef if algorithm.kl.use == "reward" else 0.0)
     if critic_values is None:
@@ -65,7 +65,18 @@ def make_experience(
         **{name: torch.where(mask, x, 0.0).float().numpy() for name, x in per_token.items()},
         scores=scores.numpy(), raw_scores=np.asarray(raw_scores, dtype=np.float32),
     )
-    return experience, _metrics(experience)
+    return experience, _metrics(experience) | {"penalty_mean": float(penalties.mean())}
+
+
+def _penalties(batch: RolloutBatch, shaping: RewardShaping) -> Tensor:
+    """[B] of the answers' ends, lengths and repeated 4-grams."""
+    answers = (ids[mask] for ids, mask in zip(batch.ids, batch.response_mask, strict=True))
+    return answer_penalties(
+        _tensor(batch.ended), _tensor(batch.lengths),
+        torch.tensor([repeated_share(ids.tolist(), 4) for ids in answers]),
+        missing_eos=shaping.missing_eos_penalty, length=shaping.length_penalty,
+        length_allowed=shaping.length_allowed, repetition=shaping.repetition_penalty,
+    )
 
 
 def _spread(per_answer: Tensor, mask: Tensor) -> Tensor:

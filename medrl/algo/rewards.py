@@ -8,16 +8,34 @@ from torch import Tensor
 from medrl.algo.masking import at_least_float32
 
 
-def shape_scores(raw: Tensor, ended: Tensor, *, clip: float | None, missing_eos_penalty: float) -> Tensor:
-    """Scores [B], calibrated where their scorers are, → shaped scores [B]: clipped first, then penalised.
+def shape_scores(raw: Tensor, penalties: Tensor, *, clip: float | None) -> Tensor:
+    """Scores [B], calibrated where their scorers are, → shaped scores [B]: clip to ± `clip`, less `penalties` [B].
 
-    Clipped to ± `clip`; then `missing_eos_penalty` off an answer whose `ended` [B] is False. The penalty comes last so
-    that the clip cannot swallow it (Huang 2024).
+    The penalties come last so that the clip cannot swallow them (Huang 2024).
     """
     scores = at_least_float32(raw)
     if clip is not None:
         scores = scores.clamp(-clip, clip)
-    return torch.where(ended.bool(), scores, scores - missing_eos_penalty)
+    return scores - penalties
+
+
+def answer_penalties(
+    ended: Tensor,
+    lengths: Tensor,
+    repeated: Tensor,
+    *,
+    missing_eos: float,
+    length: float,
+    length_allowed: int,
+    repetition: float,
+) -> Tensor:
+    """What is taken off the score of each answer, [B] float32, never negative.
+
+    `missing_eos` where `ended` [B] is False; `length` for each of an answer's `lengths` [B] tokens beyond
+    `length_allowed`; `repetition` · `repeated` [B], the share of its n-grams that it said before.
+    """
+    cut = torch.where(ended.bool(), 0.0, missing_eos)
+    return cut + length * (lengths - length_allowed).clamp(min=0) + repetition * repeated
 
 
 def token_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, coef: float) -> Tensor:

@@ -56,13 +56,15 @@ def load_config(model: type[ConfigT], path: str | Path, overrides: list[str] | t
         raise ConfigError(f"{path} is not valid YAML", got=str(error)) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of keys", got=type(values).__name__)
+    return build_config(model, values, source=str(path), overrides=overrides)
+
+
+def build_config(
+    model: type[ConfigT], values: dict, source: str = "config", overrides: list[str] | tuple[str, ...] = ()
+) -> ConfigT:
+    """Apply `a.b=value` overrides, validate as `model`; ConfigError instead of pydantic's ValidationError."""
     for override in overrides:
         _apply_override(values, override)
-    return build_config(model, values, source=str(path))
-
-
-def build_config(model: type[ConfigT], values: dict, source: str = "config") -> ConfigT:
-    """Validate plain values as `model`; ConfigError instead of pydantic's ValidationError."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

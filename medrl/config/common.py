@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medrl.config.base import StrictModel
 
@@ -82,6 +83,16 @@ class LoraConfig(StrictModel):
     freeze: list[str] = Field(default=[], description="module name patterns (same `match`) never adapted")
     modules_to_save: list[str] = Field(default=[], description="modules trained in full (same `match`)")
 
+    def check_no_dropout(self, stage: str) -> None:
+        """ValueError if two forward passes of the same weights would differ."""
+        if self.dropout:
+            raise ValueError(f"lora.dropout must be 0 in {stage} (log-probs would differ by noise), got {self.dropout}")
+
+    def check_base_stays(self, remedy: str) -> None:
+        """ValueError if the model with the adapter off is no longer its base, which is to be the reference."""
+        if self.bias != "none" or self.init in ("pissa", "olora"):
+            raise ValueError(f"lora.bias other than none, and lora.init pissa or olora, change the base: {remedy}")
+
 
 class TrainingConfig(StrictModel):
     """Optimisation of a supervised stage (TRL under Ray Train)."""
@@ -141,6 +152,22 @@ class TimeoutsConfig(StrictModel):
     collective: float = Field(default=1800.0, gt=0, description="one torch.distributed operation")
 
 
+class MlflowConfig(StrictModel):
+    """Where `tracking: [mlflow]` sends a run."""
+
+    uri: str | None = Field(
+        default=None,
+        description="tracking server or database; null: MLFLOW_TRACKING_URI if set, else <output_dir>/mlflow.db",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        if uri and urlsplit(uri).password:
+            raise ValueError("holds a password, which would be kept in config.yaml; set MLFLOW_TRACKING_URI instead")
+        return uri
+
+
 class StageConfig(StrictModel):
     """What every stage's config starts with."""
 
@@ -155,7 +182,7 @@ class StageConfig(StrictModel):
 
 
 class SupervisedConfig(StageConfig):
-    """What pretrain, sft and reward have in common."""
+    """What pretrain, sft, reward and dpo have in common."""
 
     model: ModelConfig
     lora: LoraConfig | None = Field(default=None, description="null: full fine-tuning")

@@ -11,21 +11,27 @@ from pydantic_core import PydanticUndefined
 
 from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
-from medrl.config.pipeline import MergeConfig, PipelineConfig
+from medrl.config.evaluate import EvaluateConfig
+from medrl.config.pipeline import MergeConfig, PipelineConfig, ReportConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.registry import RegistryConfig
-from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+from medrl.config.serving import ServeRewardConfig
+from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 
 # (title, config, what it adds its keys to): keys of the latter are listed under its own title.
 CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("All stages", StageConfig, StrictModel),
-    ("`medrl pretrain`, `medrl sft` and `medrl reward`", SupervisedConfig, StageConfig),
+    ("`medrl pretrain`, `medrl sft`, `medrl reward` and `medrl dpo`", SupervisedConfig, StageConfig),
     ("`medrl pretrain CONFIG`", PretrainConfig, SupervisedConfig),
     ("`medrl sft CONFIG`", SftConfig, SupervisedConfig),
     ("`medrl reward CONFIG`", RewardConfig, SupervisedConfig),
+    ("`medrl dpo CONFIG`", DpoConfig, SupervisedConfig),
     ("`medrl ppo CONFIG`", PpoConfig, StageConfig),
+    ("`medrl evaluate CONFIG`", EvaluateConfig, StageConfig),
+    ("`medrl serve-reward CONFIG`", ServeRewardConfig, StrictModel),
     ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
+    ("`medrl pipeline`: a link of the stage `report`", ReportConfig, StageConfig),
     ("`medrl register`, `versions`, `promote`, `rollback` (`--config FILE`)", RegistryConfig, StrictModel),
 ]
 INTRODUCTION = """# Config reference

@@ -23,16 +23,24 @@ class WorldConfig(StageConfig):
     """The demo's data files, and a random model with its tokenizer in `base/`."""
 
 
+class ReportConfig(StageConfig):
+    """One HTML page about earlier links."""
+
+    runs: list[str] = Field(
+        min_length=1, description="folders of the runs it is about, in this order; in a pipeline ${link.run}"
+    )
+
+
 class Link(StrictModel):
     """One stage of the chain."""
 
-    stage: Literal["world", "pretrain", "sft", "reward", "ppo", "merge"] = Field(
+    stage: Literal["world", "pretrain", "sft", "reward", "dpo", "ppo", "merge", "evaluate", "report"] = Field(
         description="what runs; world: the demo's data and untrained model"
     )
     config: str | None = Field(default=None, description="its YAML file, seen from the pipeline's; null: `set` is all")
     set: dict[str, Any] = Field(
         default={},
-        description="settings by dotted key; ${link.model}, ${link.adapter}, ${link.data}: what an earlier link leaves",
+        description="settings by dotted key; ${link.model}, .adapter, .data and .run: what an earlier link leaves",
     )
 
 

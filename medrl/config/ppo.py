@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from medrl.config.base import StrictModel
-from medrl.config.common import DataChecks, DType, LoraConfig, ModelConfig, StageConfig, TimeoutsConfig
+from medrl.config.common import DataChecks, DType, LoraConfig, MlflowConfig, ModelConfig, StageConfig, TimeoutsConfig
+from medrl.config.rewards import RewardPoolConfig, RewardShaping
 
 
 class PromptData(DataChecks):
@@ -64,17 +65,6 @@ class KlConfig(StrictModel):
         gt=0,
         description="end the run when a batch's mean KL, summed over a sequence, exceeds this; null: never",
     )
-
-
-class RewardShaping(StrictModel):
-    """From raw scores to shaped scores, in this order."""
-
-    calibrate: bool = Field(
-        default=True,
-        description="use the reward model's own calibration (SFT answers to mean 0, deviation 1) when it has one",
-    )
-    clip: float | None = Field(default=5.0, gt=0, description="clip scores to ± this; null: off")
-    missing_eos_penalty: float = Field(default=1.0, ge=0, description="subtracted from an answer cut by max_tokens")
 
 
 # What each paper does where it differs from the fields' own defaults. A setting that is given stays as given.
@@ -211,69 +201,36 @@ class ReferenceConfig(StrictModel):
     )
 
 
-class RewardSource(StrictModel):
-    """One scorer: a reward model directory or a Python function, never both."""
-
-    name: str = Field(min_length=1, description="name in the metrics")
-    model: str | None = Field(default=None, description="reward model directory (sequence classification, one label)")
-    function: str | None = Field(
-        default=None, description="module:function(messages: list, answers: list[str]) -> list[float]"
-    )
-    weight: float = Field(default=1.0, description="factor in the sum of scores")
-    dtype: DType = Field(default="float32", description="dtype of the reward model")
-
-    @model_validator(mode="after")
-    def _one_kind(self):
-        if (self.model is None) == (self.function is None):
-            raise ValueError(f"reward source {self.name!r} needs exactly one of `model` and `function`")
-        if self.function is not None and ":" not in self.function:
-            raise ValueError(
-                f"reward source {self.name!r}: function must look like module:function, got {self.function!r}"
-            )
-        return self
-
-
-class RewardPoolConfig(StrictModel):
-    """The pool of stateless scoring workers."""
-
-    sources: list[RewardSource] = Field(min_length=1, description="scorers, summed with their weights")
-    workers: int = Field(default=1, ge=1, description="scoring workers")
-    micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
-    max_length: int = Field(
-        default=1024, ge=8, description="limit on prompt + answer in the reward model's tokens; longer is an error"
-    )
-    cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs reserved for each worker")
-    gpus_per_worker: float = Field(default=0.0, ge=0, description="GPUs reserved for each worker")
-    threads_per_worker: int | None = Field(
-        default=None, ge=1, description="torch threads a worker; null: its share of the machine"
-    )
-
-
-class RolloutConfig(StrictModel):
-    """The pool of rollout engines."""
+class EngineConfig(StrictModel):
+    """Engines that generate answers, one a worker."""
 
     engine: Literal["vllm", "hf"] = Field(
         default="vllm", description="vllm, or plain transformers generation (slow; for debugging)"
     )
     workers: int = Field(default=1, ge=1, description="engines")
     dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
-    max_model_len: int | None = Field(
-        default=None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens"
-    )
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
     gpu_memory_utilization: float = Field(
         default=0.5, gt=0, le=1, description="GPU: share of the memory one engine may take"
     )
     enforce_eager: bool | None = Field(default=None, description="no compilation; null: true on CPU, false on GPU")
-    probe_tolerance: float | None = Field(
-        default=None,
-        gt=0,
-        description="largest probe log-prob gap after a sync; null: 1e-3 in float32, 0.15 in bfloat16",
-    )
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs reserved for each engine")
     gpus_per_worker: float = Field(default=0.0, ge=0, description="GPUs reserved for each engine")
     threads_per_worker: int | None = Field(
         default=None, ge=1, description="threads an engine; null: its share of the machine"
+    )
+
+
+class RolloutConfig(EngineConfig):
+    """The pool of rollout engines."""
+
+    max_model_len: int | None = Field(
+        default=None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens"
+    )
+    probe_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest probe log-prob gap after a sync; null: 1e-3 in float32, 0.15 in bfloat16",
     )
 
 
@@ -309,9 +266,10 @@ class PpoConfig(StageConfig):
     rollout: RolloutConfig = RolloutConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    tracking: list[Literal["console", "jsonl", "tensorboard"]] = Field(
-        default=["console", "jsonl", "tensorboard"], description="where metrics go"
+    tracking: list[Literal["console", "jsonl", "tensorboard", "mlflow"]] = Field(
+        default=["console", "jsonl", "tensorboard"], description="where metrics go; mlflow: pip install 'medrl[mlflow]'"
     )
+    mlflow: MlflowConfig = MlflowConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @property
@@ -347,19 +305,10 @@ class PpoConfig(StageConfig):
             )
         if (self.reference.mode == "adapter") != (self.reference.adapter is not None):
             raise ValueError("reference.adapter and reference.mode: adapter go together; set both or neither")
-        if self.lora and self.lora.dropout:
-            raise ValueError(
-                f"lora.dropout must be 0 in RL (old and new log-probs would differ by noise), got {self.lora.dropout}"
-            )
-        if (
-            self.lora
-            and self.reference.mode != "dedicated"
-            and (self.lora.bias != "none" or self.lora.init in ("pissa", "olora"))
-        ):
-            raise ValueError(
-                "lora.bias other than none, and lora.init pissa or olora, change the base: "
-                "use reference.mode: dedicated"
-            )
+        if self.lora:
+            self.lora.check_no_dropout("RL")
+            if self.reference.mode != "dedicated":
+                self.lora.check_base_stays("use reference.mode: dedicated")
         trained = {"learner": (self.learner, self.lora)}
         if self.has_critic:
             trained["critic"] = (self.critic, self.critic.lora)
@@ -382,7 +331,4 @@ class PpoConfig(StageConfig):
             )
         if self.has_critic and self.critic.init == "reward" and not any(source.model for source in self.reward.sources):
             raise ValueError("critic.init reward needs a reward source with a `model`; set critic.init: policy")
-        names = [source.name for source in self.reward.sources]
-        if len(set(names)) < len(names):
-            raise ValueError(f"reward.sources have the same name twice: {', '.join(names)}")
         return self

@@ -59,8 +59,12 @@ def encode_answer(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str, ended: bool
 ) -> list[int]:
     """Token ids of prompt and answer, with the end token if the answer `ended`: what a reward model reads."""
-    end = [end_token_ids(tokenizer)[0]] if ended else []
-    return encode_prompt(tokenizer, messages) + _encode(tokenizer, answer) + end
+    return encode_prompt(tokenizer, messages) + encode_reply(tokenizer, answer, ended)
+
+
+def encode_reply(tokenizer: PreTrainedTokenizerBase, answer: str, ended: bool) -> list[int]:
+    """Token ids of an answer alone, with the end token if it `ended`."""
+    return _encode(tokenizer, answer) + ([end_token_ids(tokenizer)[0]] if ended else [])
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from medrl.config.common import DataChecks
 from medrl.data.files import read_rows
-from medrl.data.formats import KINDS, format_name, kind_of_row
+from medrl.data.formats import format_name
+from medrl.data.kinds import KINDS, kind_of_row
 from medrl.data.rows import BadRow, RawRow
 from medrl.errors import DataError
 from medrl.types import Conversation, Message, PreferencePair
@@ -56,6 +57,11 @@ def read_pairs(path: str | Path, checks: DataChecks = STRICT) -> list[Preference
 def read_prompts(path: str | Path, checks: DataChecks = STRICT) -> list[tuple[Message, ...]]:
     """Conversations that wait for an answer. Raises DataError."""
     return list(_good_values(path, "prompts", checks))
+
+
+def read_values(path: str | Path, kind: str, checks: DataChecks = STRICT) -> list[Any]:
+    """Rows of any of KINDS as medrl's types. Raises DataError."""
+    return list(_good_values(path, kind, checks))
 
 
 def scan(path: str | Path, kind: str) -> Iterator[Row]:

@@ -31,37 +31,16 @@ class Format(NamedTuple):
     answers: tuple[str, ...] = ()
 
 
-class Kind(NamedTuple):
-    """What a stage wants of a row, and what such rows are called."""
-
-    parse: Callable[[Row], Any]
-    noun: str
-
-
 def format_name(row: Row) -> str:
     """The name of the format of a row that was parsed: "ShareGPT"."""
     return next((form.name for key, form in FORMATS.items() if key in row), "plain")
 
 
-def kind_of_row(row: Row) -> str | None:
-    """Which of KINDS a row seems to be, by its keys and its last turn; None if no format is recognised."""
-    if any(key in row for pair in ANSWER_PAIRS for key in pair):
-        return "pairs"
-    key = next((key for key in FORMATS if key in row), None)
-    if key is None:
-        return "texts" if "text" in row else None
-    if FORMATS[key].answers:
-        return "conversations" if any(row.get(name) for name in FORMATS[key].answers) else "prompts"
-    last = row[key][-1] if isinstance(row[key], list) and row[key] else None
-    role = (last.get("from") or last.get("role")) if isinstance(last, dict) else None
-    return "conversations" if isinstance(role, str) and ROLES.get(role) == "assistant" else "prompts"
+def parse_passage(row: Row) -> str:
+    return text_of(row, "text")
 
 
-def _passage(row: Row) -> str:
-    return _text(row, "text")
-
-
-def _conversation(row: Row) -> Conversation:
+def parse_conversation(row: Row) -> Conversation:
     """Turns that end with the assistant's, and the tools it may call."""
     form = FORMATS[_one_of(row, *FORMATS)]
     if form.answers:
@@ -72,12 +51,12 @@ def _conversation(row: Row) -> Conversation:
     return Conversation(_ending_with(("assistant",), messages), _tools(row))
 
 
-def _prompt(row: Row) -> Messages:
+def parse_prompt(row: Row) -> Messages:
     """Turns that wait for the assistant's; an answer that the row has beside them is not read."""
     return _ending_with(("user", "tool"), _context(row))
 
 
-def _pair(row: Row) -> PreferencePair:
+def parse_pair(row: Row) -> PreferencePair:
     """A prompt with two answers. Answers that are whole conversations bring the prompt along."""
     keys = next(pair for pair in ANSWER_PAIRS if pair == ANSWER_PAIRS[-1] or any(key in row for key in pair))
     (context, chosen), (other, rejected) = (_reply(row, key) for key in keys)
@@ -106,7 +85,7 @@ def _reply(row: Row, key: str) -> tuple[Messages, str]:
     """(turns before it, answer) of an answer that is a string, one turn, or turns that end with the assistant's."""
     value = row.get(key)
     if not isinstance(value, (list, dict)):
-        return (), _text(row, key)
+        return (), text_of(row, key)
     *before, last = _turns([value] if isinstance(value, dict) else value, key)
     if last["role"] != "assistant":
         raise BadRow(f"the last turn of `{key}` must be the assistant's, but is the {last['role']}'s")
@@ -130,10 +109,10 @@ def _turn(turn: object, where: str) -> Message:
         raise BadRow(f"`{where}.{role_key}` is not a known role", f"use one of {', '.join(ROLES)}")
     if turn.get("tool_calls"):
         raise BadRow(f"`{where}.tool_calls` is not read", "write the call as text into the turn's content")
-    return {"role": ROLES[role], "content": _text(turn, text_key, where)}
+    return {"role": ROLES[role], "content": text_of(turn, text_key, where)}
 
 
-def _text(row: Row, key: str, where: str = "") -> str:
+def text_of(row: Row, key: str, where: str = "") -> str:
     name = f"{where}.{key}" if where else key
     if key not in row:
         raise BadRow(f"`{name}` is missing")
@@ -153,7 +132,7 @@ def _optional_text(row: Row, *keys: str) -> str:
     """The first of the keys that has text; empty where none has."""
     for key in keys:
         if (value := row.get(key)) is not None and not (isinstance(value, str) and not value.strip()):
-            return _text(row, key)
+            return text_of(row, key)
     return ""
 
 
@@ -170,24 +149,24 @@ def _history(row: Row) -> Messages:
     for i, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadRow(f"`history[{i}]` must be a [question, answer] pair")
-        question, answer = (_text({str(j): text}, str(j), f"history[{i}]") for j, text in enumerate(pair))
+        question, answer = (text_of({str(j): text}, str(j), f"history[{i}]") for j, text in enumerate(pair))
         turns += [_user(question), {"role": "assistant", "content": answer}]
     return tuple(turns)
 
 
 def _alpaca(row: Row) -> Messages:
-    instruction, more = _text(row, "instruction"), _optional_text(row, "input")
+    instruction, more = text_of(row, "instruction"), _optional_text(row, "input")
     return (*_history(row), _user(f"{instruction}\n{more}" if more else instruction))
 
 
 def _question(row: Row) -> Messages:
-    return (*_history(row), _user(_text(row, "question")))
+    return (*_history(row), _user(text_of(row, "question")))
 
 
 def _plain(row: Row) -> Messages:
     if isinstance(row["prompt"], list):
         return _turns(row["prompt"], "prompt")
-    return (*_history(row), _user(_text(row, "prompt")))
+    return (*_history(row), _user(text_of(row, "prompt")))
 
 
 def _tools(row: Row) -> tuple[Row, ...]:
@@ -228,10 +207,4 @@ FORMATS = {  # the key that gives a format away
     "instruction": Format("Alpaca", _alpaca, ("output",)),
     "question": Format("question/answer", _question, ("answer",)),
     "prompt": Format("plain", _plain, ("response", "completion", "answer")),
-}
-KINDS = {
-    "texts": Kind(_passage, "passages"),
-    "conversations": Kind(_conversation, "conversations"),
-    "pairs": Kind(_pair, "preference pairs"),
-    "prompts": Kind(_prompt, "prompts"),
 }

@@ -7,14 +7,14 @@ import json
 import unicodedata
 from typing import Any
 
-from medrl.types import Conversation, Message, PreferencePair
+from medrl.types import Message
 
 
 def turns(value: Any) -> tuple[Message, ...]:
     """The conversation of a row: the prompt of a pair; a passage is one turn of the user's."""
     if isinstance(value, str):
         return ({"role": "user", "content": value},)
-    return value.messages if isinstance(value, (Conversation, PreferencePair)) else value
+    return value if isinstance(value, tuple) else value.messages
 
 
 def canonical(value: Any) -> dict[str, Any]:

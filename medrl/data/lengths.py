@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from medrl.data.chat import encode_answer, encode_conversation, encode_prompt
+from medrl.data.chat import encode_conversation, encode_prompt, encode_reply
 from medrl.types import Conversation, Message
 
 if TYPE_CHECKING:
@@ -44,30 +44,25 @@ class Fitter:
                     return shorter
         return ids, mask
 
-    def answers(self, messages: Sequence[Message], answers: Sequence[str]) -> list[list[int]]:
-        """Token ids of the prompt with each of the answers, shortened alike: all have the same prompt."""
-        whole = self._encode(messages, answers)
-        if self._fits(whole) or self._too_long == "drop":
-            return whole
+    def answers(self, messages: Sequence[Message], answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """Token ids of the prompt, and of each answer to it with its end token."""
+        prompt = encode_prompt(self._tokenizer, messages)
+        replies = [encode_reply(self._tokenizer, answer, ended=True) for answer in answers]
+        room = self._limit - max(map(len, replies))  # for the prompt
+        if len(prompt) <= room or self._too_long == "drop":
+            return prompt, replies
         if self._too_long == "right":
-            start = len(encode_prompt(self._tokenizer, messages))
-            shorter = [ids[: self._limit] for ids in whole]
-            if start < self._limit and len(set(map(tuple, shorter))) == len(set(map(tuple, whole))):
+            shorter = [ids[: max(0, self._limit - len(prompt))] for ids in replies]
+            if len(prompt) < self._limit and len(set(map(tuple, shorter))) == len(set(map(tuple, replies))):
                 self.cut += 1
-                return shorter
+                return prompt, shorter
         else:
             for later in _later(messages):
-                shorter = self._encode(later, answers)
-                if self._fits(shorter):
+                fewer = encode_prompt(self._tokenizer, later)
+                if len(fewer) <= room:
                     self.cut += 1
-                    return shorter
-        return whole
-
-    def _encode(self, messages: Sequence[Message], answers: Sequence[str]) -> list[list[int]]:
-        return [encode_answer(self._tokenizer, messages, answer, ended=True) for answer in answers]
-
-    def _fits(self, rows: Sequence[list[int]]) -> bool:
-        return max(map(len, rows)) <= self._limit
+                    return fewer, replies
+        return prompt, replies
 
 
 def _later(messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:

@@ -57,7 +57,7 @@ def build_prompts(
             limit=f"≤ {limit} tokens",
             remedy="raise data.max_prompt_tokens",
         )
-    names = _names([messages for messages, _ in kept])
+    names = prompt_ids([messages for messages, _ in kept])
     return [Prompt(name, messages, tuple(ids)) for name, (messages, ids) in zip(names, kept, strict=True)]
 
 
@@ -85,7 +85,7 @@ def _cut(tokenizer, messages: tuple[Message, ...], limit: int, side: str, where:
     return shortened(low)
 
 
-def _names(conversations: Sequence[tuple[Message, ...]]) -> list[str]:
+def prompt_ids(conversations: Sequence[tuple[Message, ...]]) -> list[str]:
     """An id for each conversation: a hash of its text, with -2, -3 … for repeats of the same one."""
     seen: Counter[str] = Counter()
     names = []

@@ -81,4 +81,4 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, value: Any) -> int:
     if isinstance(value, PreferencePair):
         sides = (value.chosen, value.rejected)
         return max(len(encode_answer(tokenizer, value.messages, side, ended=True)) for side in sides)
-    return len(encode_prompt(tokenizer, value))
+    return len(encode_prompt(tokenizer, turns(value)))

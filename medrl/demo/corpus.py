@@ -53,7 +53,7 @@ def split_questions(conditions: Sequence[Condition], seed: int) -> dict[str, lis
 def pretraining_passages(conditions: Sequence[Condition], sft_questions: Sequence[Question], seed: int) -> list[str]:
     """Articles about each condition, and question and answer in the chat format, in random order."""
     rng = random.Random(f"{seed}:pretrain")
-    passages = [_article(c, language, rng) for c in conditions for language in LANGUAGES for _ in range(3)]
+    passages = [article(c, language, rng) for c in conditions for language in LANGUAGES for _ in range(3)]
     for question in sft_questions:
         answer = sft_answer(question, rng)
         passages.append(f"<|im_start|>user\n{question.text}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>")
@@ -92,6 +92,11 @@ def preference_pairs(
     return rows
 
 
+def complete_answer(question: Question, rng: random.Random) -> str:
+    """What was asked, the red flags and the department, and nothing else."""
+    return _answer(question, _complete(question.aspect), rng)
+
+
 def _complete(aspect: str) -> list[str]:
     """Aspects of a good answer: what was asked, the red flags, the department."""
     return list(dict.fromkeys([aspect, "red_flags", "department"]))
@@ -116,7 +121,7 @@ def _rejected(kind: str, question: Question, chosen: str, conditions: Sequence[C
     red_flag = rng.choice(question.condition.facts[question.language].red_flags)
     bad = rng.choice(UNSAFE[question.language]).format(red_flag=red_flag)
     good = [a for a in _complete(question.aspect) if a != "red_flags" and rng.random() < 0.75]
-    parts = [_sentence(question, aspect, rng) for aspect in good]
+    parts = [sentence(question, aspect, rng) for aspect in good]
     parts.insert(rng.randint(min(1, len(parts)), len(parts)), bad)
     return SENTENCE_SEPARATOR[question.language].join(parts)
 
@@ -124,7 +129,7 @@ def _rejected(kind: str, question: Question, chosen: str, conditions: Sequence[C
 def _repeat(question: Question, rng: random.Random) -> str:
     """One sentence of a good answer over and over, after what came before it."""
     aspects = _complete(question.aspect)
-    sentences = [_sentence(question, aspect, rng) for aspect in aspects[: rng.randint(1, len(aspects))]]
+    sentences = [sentence(question, aspect, rng) for aspect in aspects[: rng.randint(1, len(aspects))]]
     sentences += sentences[-1:] * rng.randint(1, 3)
     return SENTENCE_SEPARATOR[question.language].join(sentences)
 
@@ -136,7 +141,7 @@ def _cut(text: str, language: str, rng: random.Random) -> str:
     return (" " if language == "en" else "").join(kept).rstrip(".:,。，、： ")
 
 
-def _article(condition: Condition, language: str, rng: random.Random) -> str:
+def article(condition: Condition, language: str, rng: random.Random) -> str:
     """Everything about one condition: what it is, then the other aspects in random order."""
     aspects = ["what", *rng.sample(ASPECTS[1:], len(ASPECTS) - 1)]
     return _answer(Question(condition, language, "what", ""), aspects, rng)
@@ -144,10 +149,11 @@ def _article(condition: Condition, language: str, rng: random.Random) -> str:
 
 def _answer(question: Question, aspects: Sequence[str], rng: random.Random) -> str:
     unique = dict.fromkeys(aspects)
-    return SENTENCE_SEPARATOR[question.language].join(_sentence(question, aspect, rng) for aspect in unique)
+    return SENTENCE_SEPARATOR[question.language].join(sentence(question, aspect, rng) for aspect in unique)
 
 
-def _sentence(question: Question, aspect: str, rng: random.Random) -> str:
+def sentence(question: Question, aspect: str, rng: random.Random) -> str:
+    """One aspect of the question's condition, in one of its wordings."""
     facts = question.condition.facts[question.language]
     lists = {key: _join(getattr(facts, key), *joiners) for key, joiners in JOINERS[question.language].items()}
     template = rng.choice(SENTENCES[question.language][aspect])

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from medrl.demo import corpus
+from medrl.demo import corpus, exams
 from medrl.demo.facts import Condition, load_conditions
 from medrl.demo.tokenizer import PAD, TURN_END, train_tokenizer
 from medrl.run_dir import write_json
@@ -32,8 +32,13 @@ def build_world(out_dir: str | Path, seed: int) -> dict[str, int]:
         "pairs_eval": corpus.preference_pairs(splits["pairs_eval"], conditions, seed, "pairs_eval"),
         "prompts": [{"prompt": q.text} for q in splits["prompts"]],
         "eval_prompts": [{"prompt": q.text} for q in splits["eval_prompts"]],
+        "exam": exams.exam_rows(splits["eval_prompts"], conditions, seed),
+        "answers": exams.answer_rows(splits["eval_prompts"], seed),
+        "safety": exams.safety_rows(conditions, seed),
     }
-    (out_dir / "pretrain.txt").write_text("\n\n".join(passages) + "\n", encoding="utf-8")
+    unseen = exams.articles(conditions, seed, passages)
+    for name, texts in (("pretrain", passages), ("articles", unseen)):
+        (out_dir / f"{name}.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
     for name, items in rows.items():
         _write_jsonl(out_dir / f"{name}.jsonl", items)
     tokenizer = train_tokenizer(passages, _names(conditions))
@@ -43,6 +48,7 @@ def build_world(out_dir: str | Path, seed: int) -> dict[str, int]:
     counts = {
         "conditions": len(conditions),
         "pretrain": len(passages),
+        "articles": len(unseen),
         **{name: len(items) for name, items in rows.items()},
         "pretrain_tokens": sum(len(ids) for ids in tokenizer(passages)["input_ids"]),
         "parameters": model.num_parameters(),

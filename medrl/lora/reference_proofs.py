@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,12 +22,15 @@ def check_policy_start(policy: Tensor, reference: Tensor, bound: float = 1e-6) -
         )
 
 
-def check_dpo_start(loss: float, bound: float = 1e-6) -> None:
-    """AdapterError unless DPO's mean loss before the first update is ln 2: both margins are 0 then (R9)."""
-    if not abs(loss - math.log(2)) <= bound:
+def check_first_loss(loss: float, expected: float, bound: float = 1e-6) -> None:
+    """AdapterError unless DPO's mean loss before the first update is that of margins of 0 (R9): ln 2 for the sigmoid.
+
+    `bound` is relative.
+    """
+    if not abs(loss - expected) <= bound * expected:
         raise AdapterError(
             "the DPO policy does not start at its reference",
-            limit=f"a first loss of ln 2 = {math.log(2):.6f} ± {bound:g}",
+            limit=f"a first loss of {expected:.6f} within {bound:g}",
             got=f"{loss:.6f}",
             remedy="leave the reference out (with LoRA it is the base), or name the adapter the policy continues",
         )

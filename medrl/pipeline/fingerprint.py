@@ -12,7 +12,7 @@ from medrl.pipeline.plan import Step
 from medrl.run_dir import library_versions
 
 # Where and how it runs, not what comes out.
-NOT_CONTENT = {"name", "output_dir", "ray", "tracking", "timeouts", "checkpoint"}
+NOT_CONTENT = {"name", "output_dir", "ray", "tracking", "mlflow", "timeouts", "checkpoint"}
 
 
 def fingerprints(steps: list[Step]) -> dict[str, str]:

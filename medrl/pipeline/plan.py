@@ -12,11 +12,14 @@ from medrl.config.base import build_config, parse_yaml, set_value
 from medrl.config.common import StageConfig
 from medrl.config.pipeline import Link, PipelineConfig
 from medrl.errors import ConfigError
-from medrl.pipeline.kinds import ADAPTER, KINDS, LANGUAGE, REWARD, Kind, Output
+from medrl.pipeline.kinds import ADAPTER, KINDS, LANGUAGE, REWARD, RUN, Kind, Output
 
 REFERENCE = re.compile(r"\$\{([\w-]+)\.(\w+)\}")
 # What a setting wants, by how its dotted key ends; other settings take what they are given.
-WANTED = {"model.path": LANGUAGE, "base": LANGUAGE, "sources.model": REWARD, "adapter": ADAPTER}
+WANTED = {
+    "model.path": LANGUAGE, "base": LANGUAGE, "baseline": LANGUAGE, "reference.model": LANGUAGE,
+    "sources.model": REWARD, "adapter": ADAPTER, "runs": RUN,
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def plan(config: PipelineConfig, folder: Path) -> list[Step]:
             set_value(values, key, _resolve(value, steps, f"links.{name}.set.{key}", key))
         values |= {"name": name, "output_dir": config.output_dir, "seed": config.seed}
         stage = build_config(kind.config, values, source=f"link {name} ({link.config or 'no file'})")
-        steps.append(Step(name, kind, stage, kind.outputs(stage)))
+        steps.append(Step(name, kind, stage, kind.outputs(stage) | {"run": Output(stage.run_dir, RUN)}))
     return steps
 
 

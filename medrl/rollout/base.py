@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from medrl.config.common import ModelConfig
+from medrl.config.evaluate import EvaluateConfig
 from medrl.config.ppo import PpoConfig, SamplingConfig
 from medrl.errors import ConfigError, DataError
 from medrl.types import Completion, Prompt, SyncReport, Weights
 
 if TYPE_CHECKING:
     import torch
+
+
+GeneratorConfig = PpoConfig | EvaluateConfig  # what both have: model, rollout, max_model_len, seed
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class WeightReceiver(Protocol):
 class SyncedGenerator(ABC):
     """Everything but the engine: the version gate, the limits, and the making of completions."""
 
-    def __init__(self, config: PpoConfig, stop_ids: Sequence[int], receiver: WeightReceiver) -> None:
+    def __init__(self, config: GeneratorConfig, stop_ids: Sequence[int], receiver: WeightReceiver) -> None:
         if not stop_ids:
             raise ConfigError("a generator needs at least one end-of-answer token",
                               remedy="give the tokenizer an eos_token")

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from medrl.config.ppo import PpoConfig, SamplingConfig
+from medrl.config.ppo import SamplingConfig
 from medrl.errors import WeightSyncError
 from medrl.models.device import pick_device
 from medrl.models.loading import load_causal_lm
-from medrl.rollout.base import GenerateRequest, SyncedGenerator, WeightReceiver
+from medrl.rollout.base import GenerateRequest, GeneratorConfig, SyncedGenerator, WeightReceiver
 
 
 class HfGenerator(SyncedGenerator):
     """One request at a time with a key-value cache: no padding, so no answer depends on its neighbours."""
 
-    def __init__(self, config: PpoConfig, stop_ids: Sequence[int], receiver: WeightReceiver) -> None:
+    def __init__(self, config: GeneratorConfig, stop_ids: Sequence[int], receiver: WeightReceiver) -> None:
         super().__init__(config, stop_ids, receiver)
         self._device = pick_device()
         model = load_causal_lm(config.model.model_copy(update={"dtype": config.rollout.dtype}))

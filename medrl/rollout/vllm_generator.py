@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medrl.config.ppo import PpoConfig, SamplingConfig
+from medrl.config.ppo import SamplingConfig
 from medrl.errors import MedrlError, ModelError, WeightSyncError, WorkerError
 from medrl.models.loading import local_dir
-from medrl.rollout.base import GenerateRequest, SyncedGenerator, WeightReceiver
+from medrl.rollout.base import GenerateRequest, GeneratorConfig, SyncedGenerator, WeightReceiver
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -32,7 +32,7 @@ BATCHED_TOKENS = 4096  # in one forward pass of the CPU engine
 class VllmGenerator(SyncedGenerator):
     """Token ids in, token ids out: the engine has no tokenizer, and stops at our stop ids only."""
 
-    def __init__(self, config: PpoConfig, stop_ids: Sequence[int], receiver: WeightReceiver) -> None:
+    def __init__(self, config: GeneratorConfig, stop_ids: Sequence[int], receiver: WeightReceiver) -> None:
         super().__init__(config, stop_ids, receiver)
         self._llm = start_engine(config)
 
@@ -103,7 +103,7 @@ def _reload(worker: Any, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
-def start_engine(config: PpoConfig) -> LLM:
+def start_engine(config: GeneratorConfig) -> LLM:
     """The engine with the base model's weights. Raises WorkerError when memory is short, else ModelError."""
     on_cpu = not torch.accelerator.is_available()
     eager = on_cpu if config.rollout.enforce_eager is None else config.rollout.enforce_eager
@@ -137,7 +137,7 @@ def _set_environment(eager: bool) -> None:
         logger.warning("VLLM_CPU_KVCACHE_SPACE is not used: rollout.kv_cache_gib says how large the cache is")
 
 
-def _start_error(config: PpoConfig, error: Exception) -> MedrlError:
+def _start_error(config: GeneratorConfig, error: Exception) -> MedrlError:
     text = str(error) or type(error).__name__
     if isinstance(error, MemoryError) or any(word in text.lower() for word in ("memory", "kv cache")):
         return WorkerError("the rollout engine does not fit into memory", got=text,

@@ -46,19 +46,18 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
             except Interrupted as interrupt:
                 state.save(config, workers)
                 raise SystemExit(interrupt.exit_code) from None
-        adapter = state.export(config)
-    evaluation_after = {k.removeprefix("eval/"): v for k, v in metrics.items() if k.startswith("eval/")}
-    summary = {
-        "run_dir": str(run_dir),
-        "steps": state.step,
-        "output": str(adapter),
-        "engines": workers.engines,
-        "evaluation_before": state.evaluation_before,
-        "evaluation_after": evaluation_after,
-        "last_step": metrics,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    write_json(run_dir / "summary.json", summary)
+            evaluation_after = {k.removeprefix("eval/"): v for k, v in metrics.items() if k.startswith("eval/")}
+            summary = {
+                "run_dir": str(run_dir),
+                "steps": state.step,
+                "output": str(state.export(config)),
+                "engines": workers.engines,
+                "evaluation_before": state.evaluation_before,
+                "evaluation_after": evaluation_after,
+                "last_step": metrics,
+                "seconds": round(time.monotonic() - started, 1),
+            }
+            write_json(run_dir / "summary.json", summary)  # before the trackers close: they may keep it
     return summary
 
 
@@ -71,7 +70,8 @@ def train(
         sync(w, inputs, version=state.step)
         check_reference(state, w)
         if not state.evaluation_before:
-            state.evaluation_before, rows = evaluate(config, inputs, w)
+            state.evaluation_before, rows = evaluate(config, inputs, w, before={})
+            state.scores_before = {row["prompt_id"]: row["score"] for row in rows}
             tracker.log_samples(0, rows)
         state.complete(state.step)
     for step in range(state.step + 1, config.steps + 1):
@@ -109,7 +109,7 @@ def train(
             evaluation: dict[str, float] = {}
             if due(step, config.evaluation.every, config.steps):
                 with timer("evaluate"):
-                    evaluation, rows = evaluate(config, inputs, w)
+                    evaluation, rows = evaluate(config, inputs, w, state.scores_before)
                 tracker.log_samples(step, rows)
             metrics = named("rollout", rollout_metrics) | named("policy", policy_metrics)
             metrics |= named("critic", critic_metrics or {})

@@ -1,21 +1,31 @@
-"""Greedy answers to held-out prompts, and what a run's answers look like in numbers."""
+"""Greedy answers to held-out prompts, by the metrics of `medrl evaluate`; their baseline is the policy of step 0."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import numpy as np
 
-from medrl.algo.diversity import distinct_n
 from medrl.config.ppo import PpoConfig
+from medrl.evaluation.bootstrap import Bootstrap
+from medrl.evaluation.measured import Answer
+from medrl.evaluation.metrics import METRICS
 from medrl.rollout.base import GenerateRequest
 from medrl.stages.ppo_inputs import PpoInputs
 from medrl.types import Completion, ScoreRequest, Scores
 from medrl.workers.launch import Workers
 
+BOOTSTRAP_SAMPLES = 1000
 
-def evaluate(config: PpoConfig, inputs: PpoInputs, workers: Workers) -> tuple[dict[str, float], list[dict]]:
+
+def evaluate(
+    config: PpoConfig, inputs: PpoInputs, workers: Workers, before: Mapping[str, float]
+) -> tuple[dict[str, float], list[dict]]:
     """Score the greedy answers to the held-out prompts; ({}, []) when the run has none.
 
-    The scores are the reward sources' calibrated sum, neither clipped nor penalised.
+    The scores are the reward sources' calibrated sum, neither clipped nor penalised. `before`: prompt id → score at
+    step 0, which the win rate is against; empty at step 0 itself.
     """
     if not inputs.eval_prompts:
         return {}, []
@@ -23,19 +33,28 @@ def evaluate(config: PpoConfig, inputs: PpoInputs, workers: Workers) -> tuple[di
     completions = workers.rollout.generate(requests, config.sampling, greedy=True)
     texts = inputs.score_requests(completions)
     scores = workers.reward.score(texts).result()
-    return answer_metrics(completions, scores), sample_rows(completions, texts, scores, "held-out")
+    answers = [
+        Answer(c.prompt.id, c.prompt.messages, t.answer, c.ids, t.ended, score=score)
+        for c, t, score in zip(completions, texts, scores.total.tolist(), strict=True)
+    ]
+    parts = {f"source/{name}": float(part.mean()) for name, part in scores.parts.items()}
+    metrics = answer_metrics(answers, before, config.seed) | parts
+    return metrics, sample_rows(completions, texts, scores, "held-out")
 
 
-def answer_metrics(completions: list[Completion], scores: Scores) -> dict[str, float]:
-    """Score, length and variety of a set of answers."""
-    return {
-        "score_mean": float(scores.total.mean()),
-        "score_std": float(scores.total.std()),
-        **{f"source/{name}": float(part.mean()) for name, part in scores.parts.items()},
-        "length_mean": float(np.mean([len(c.ids) for c in completions])),
-        "ended_fraction": float(np.mean([c.finish == "stop" for c in completions])),
-        "distinct_2": distinct_n([c.ids for c in completions], 2),
-    }
+def answer_metrics(answers: Sequence[Answer], before: Mapping[str, float], seed: int) -> dict[str, float]:
+    """Score, length, variety of a set of answers, and how often they beat those of `before` (prompt id → score)."""
+    bootstrap = Bootstrap(BOOTSTRAP_SAMPLES, seed)
+    named = {"score_mean": "reward", "length_mean": "length", "distinct_2": "distinct_2", "repetition": "repetition"}
+    metrics = {name: METRICS[metric](answers, bootstrap).value for name, metric in named.items()}
+    metrics["score_std"] = float(np.std([a.score for a in answers]))  # type: ignore[arg-type]
+    metrics["ended_fraction"] = float(np.mean([a.ended for a in answers]))
+    rated = [replace(a, baseline_score=before[a.id]) for a in answers if a.id in before]
+    if rated:
+        wins = METRICS["win_rate"](rated, bootstrap)
+        found = {"win_rate": wins.value, "win_rate_low": wins.low, "win_rate_high": wins.high}
+        metrics |= {name: value for name, value in found.items() if value is not None}
+    return metrics
 
 
 def sample_rows(completions: list[Completion], texts: list[ScoreRequest], scores: Scores, kind: str) -> list[dict]:

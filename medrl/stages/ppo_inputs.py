@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medrl.config.common import ModelConfig
 from medrl.config.ppo import PpoConfig
 from medrl.data.chat import check_tokenizer, decode_answer, end_token_ids
 from medrl.data.prompts import PromptStream, build_prompts
 from medrl.lora.identity import check_adapter_of
-from medrl.models.export import load_calibration
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.rollout.base import GenerateRequest, check_context, request_seed
+from medrl.tracking.base import check_trackers
 from medrl.types import Completion, Prompt, ScoreRequest
 from medrl.workers.launch import LaunchInputs
-from medrl.workers.scorers import load_function
+from medrl.workers.reward import check_sources
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,20 +48,12 @@ class PpoInputs:
 
 def prepare(config: PpoConfig) -> PpoInputs:
     """Read the data and check models, tokenizers and lengths. Raises ConfigError, DataError or ModelError."""
+    check_trackers(config.tracking)
     check_model_dir(config.model.path)
     check_context(config.model, config.max_model_len)
     if config.reference.adapter:
         check_adapter_of(config.model.path, config.reference.adapter)
-    calibrations = {}
-    for source in config.reward.sources:
-        if source.model:
-            check_model_dir(source.model)
-            check_tokenizer(load_tokenizer(ModelConfig(path=source.model)))
-            calibration = load_calibration(source.model) if config.algorithm.reward.calibrate else None
-            if calibration:
-                calibrations[source.name] = calibration
-        else:
-            load_function(source)
+    calibrations = check_sources(config.reward, calibrate=config.algorithm.reward.calibrate)
     tokenizer = load_tokenizer(config.model)
     check_tokenizer(tokenizer)
     prompts = build_prompts(config.data.prompts, tokenizer, config.data)

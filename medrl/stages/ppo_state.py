@@ -16,7 +16,7 @@ from medrl.workers.group import gather
 from medrl.workers.launch import Workers
 
 # A resumed run may differ from the saved one in these and in nothing else.
-FREE_KEYS = ("output_dir", "name", "ray", "checkpoint", "evaluation", "tracking", "timeouts")
+FREE_KEYS = ("output_dir", "name", "ray", "checkpoint", "evaluation", "tracking", "mlflow", "timeouts")
 
 
 Found = tuple[int, Path, dict]  # step, folder and meta of a complete checkpoint
@@ -51,6 +51,7 @@ class LoopState:
     kl: KlController
     step: int = 0
     evaluation_before: dict[str, float] = field(default_factory=dict)
+    scores_before: dict[str, float] = field(default_factory=dict)  # held-out prompt id → score at step 0
     canary: list[float] = field(default_factory=list)
     canary_tolerance: float = 0.0  # bit-identical within a process, 1e-5 after a resume
     _snapshot: dict = field(default_factory=dict)
@@ -63,6 +64,7 @@ class LoopState:
             "prompts": self.prompts.state(),
             "kl": self.kl.state(),
             "evaluation_before": self.evaluation_before,
+            "scores_before": self.scores_before,
             "canary": self.canary,
         }
 
@@ -83,7 +85,8 @@ class LoopState:
         gather(w.policy.load(str(path / "policy")), w.critic.load(str(path / "critic")) if w.critic else None)
         self.prompts.load(meta["prompts"])
         self.kl.load(meta["kl"])
-        self.evaluation_before, self.canary, self.canary_tolerance = meta["evaluation_before"], meta["canary"], 1e-5
+        self.evaluation_before, self.scores_before = meta["evaluation_before"], meta["scores_before"]
+        self.canary, self.canary_tolerance = meta["canary"], 1e-5
         self.complete(step)
 
     def export(self, config: PpoConfig) -> Path:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from medrl.config.common import ModelConfig, SupervisedData
 from medrl.config.supervised import RewardConfig
 from medrl.data.chat import check_tokenizer
-from medrl.data.datasets import read_conversations, read_pairs
+from medrl.data.datasets import read_conversations
 from medrl.data.lengths import Fitter
+from medrl.data.tables import PLAIN, Rows, build_rows, pair_rows
 from medrl.errors import TrainingError
-from medrl.workers.supervised import PLAIN, Job, Rows, build_rows, checked_tokenizer, run_stage
+from medrl.workers.supervised import Job, checked_tokenizer, run_stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,18 +36,6 @@ def run_reward(config: RewardConfig) -> dict[str, Any]:
     return run_stage("reward", config, _train, rows)
 
 
-def pair_rows(
-    tokenizer: PreTrainedTokenizerBase, path: str, max_length: int, data: SupervisedData = PLAIN
-) -> Rows:
-    """One row a pair: the prompt with the chosen answer, and with the rejected one, both with their end token."""
-    fitter = Fitter(tokenizer, max_length, data.too_long)
-    rows = []
-    for pair in read_pairs(path, data):
-        chosen, rejected = fitter.answers(pair.messages, (pair.chosen, pair.rejected))
-        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
-    return build_rows(rows, path, max_length, fitter.cut)
-
-
 def answer_rows(
     tokenizer: PreTrainedTokenizerBase, path: str, max_length: int, data: SupervisedData = PLAIN
 ) -> Rows:
@@ -55,7 +44,8 @@ def answer_rows(
     rows = []
     for conversation in read_conversations(path, data):
         *context, answer = conversation.messages
-        rows.append({"input_ids": fitter.answers(context, (answer["content"],))[0]})
+        prompt, (reply,) = fitter.answers(context, (answer["content"],))
+        rows.append({"input_ids": prompt + reply})
     return build_rows(rows, path, max_length, fitter.cut)
 
 
@@ -64,10 +54,10 @@ def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
     from trl import RewardConfig as TrlRewardConfig
     from trl import RewardTrainer
 
-    from medrl.workers.training import fit, training_arguments
+    from medrl.workers.training import build_model, fit, training_arguments
 
     arguments = TrlRewardConfig(**training_arguments(job))
-    outcome = fit(job, tables["train"], RewardTrainer, arguments, _load_classifier, "scalar")
+    outcome = fit(job, build_model(job, _load_classifier, "scalar"), tables["train"], RewardTrainer, arguments)
     return outcome | _measure(job, tables)
 
 
@@ -85,7 +75,7 @@ def _measure(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
     import torch.distributed as dist
 
     from medrl.models.export import save_calibration
-    from medrl.workers.evaluation import score_answers
+    from medrl.workers.evaluation import preference, score_answers
 
     pairs, answers = tables["eval"], tables.get("calibration")
     columns = [pairs["chosen_ids"], pairs["rejected_ids"], *([answers["input_ids"]] if answers else [])]
@@ -100,7 +90,7 @@ def _measure(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
         for folder in (job.model, job.adapter) if job.config.lora else (job.model,):
             save_calibration(folder, mean, std)
         _set_pad_token(job)
-    return {"accuracy": float((margins > 0).mean()), "margin": float(margins.mean()),
+    return preference(margins) | {
             "chosen_mean": float(chosen.mean()), "rejected_mean": float(rejected.mean()),
             "calibration_mean": mean, "calibration_std": std}
 

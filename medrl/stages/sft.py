@@ -9,7 +9,8 @@ from medrl.config.supervised import SftConfig
 from medrl.data.chat import check_tokenizer
 from medrl.data.datasets import read_conversations
 from medrl.data.lengths import Fitter
-from medrl.workers.supervised import IGNORED, PLAIN, Job, Rows, build_rows, checked_tokenizer, run_stage
+from medrl.data.tables import IGNORED, PLAIN, Rows, build_rows
+from medrl.workers.supervised import Job, checked_tokenizer, run_stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,8 +49,8 @@ def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
 
     from medrl.models.loading import load_causal_lm
     from medrl.workers.evaluation import evaluate_causal
-    from medrl.workers.training import fit, training_arguments
+    from medrl.workers.training import build_model, fit, training_arguments
 
     arguments = SFTConfig(**training_arguments(job), dataset_kwargs={"skip_prepare_dataset": True})
-    outcome = fit(job, tables["train"], SFTTrainer, arguments, load_causal_lm, "causal")
+    outcome = fit(job, build_model(job, load_causal_lm, "causal"), tables["train"], SFTTrainer, arguments)
     return outcome | (evaluate_causal(job, tables["eval"]) if "eval" in tables else {})

@@ -101,4 +101,4 @@ def _show(console: Console, out: Path, summary: dict) -> None:
     figures.add_row("peak memory", f"{summary['peak_memory_gib']:.1f} GiB")
     figures.add_row("seconds", ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
     console.print(figures)
-    console.print(f"everything is in {out}; figures in {out}/summary.json")
+    console.print(f"everything is in {out}; figures in {out}/summary.json, curves in {out}/report/report.html")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from medrl.errors import ConfigError
 from medrl.tracking.console import ConsoleTracker
 from medrl.tracking.jsonl import JsonlTracker
 from medrl.tracking.tensorboard import TensorBoardTracker
@@ -38,12 +40,25 @@ class RunInfo:
     resume_step: int | None  # the run continues after this step; None: it starts from nothing
 
 
+def _mlflow(run: RunInfo) -> Tracker:
+    from medrl.tracking.mlflow import MlflowTracker
+
+    return MlflowTracker(run.run_dir, run.resume_step)
+
+
 # Choose from these by `tracking: [...]` in a config.
 TRACKERS: dict[str, Callable[[RunInfo], Tracker]] = {
     "console": lambda run: ConsoleTracker(run.total_steps, run.resume_step),
     "jsonl": lambda run: JsonlTracker(run.run_dir, run.resume_step),
     "tensorboard": lambda run: TensorBoardTracker(run.run_dir, run.resume_step),
+    "mlflow": _mlflow,
 }
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """ConfigError when one of them needs a package that is not installed."""
+    if "mlflow" in names and find_spec("mlflow") is None:
+        raise ConfigError("tracking: mlflow is not installed", remedy="pip install 'medrl[mlflow]', or leave it out")
 
 
 class Trackers:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from medrl.timer import duration
+
 SHOWN_STEPS = 12  # rows of the live table; older steps scroll out of it
 PACE_STEPS = 10  # steps whose duration the ETA is based on
 
@@ -86,14 +88,8 @@ class ConsoleTracker:
         if len(self._ends) < 2:
             return "–"
         pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
-        return _duration(pace * (self._total - step))
+        return duration(pace * (self._total - step))
 
 
 def _text(value: float | None, spec: str) -> str:
     return "–" if value is None or not math.isfinite(value) else format(value, spec)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

@@ -57,13 +57,10 @@ class _JsonLines:
 
 
 def drop_later_steps(path: Path, last_step: int) -> None:
-    """Keep the rows of `path` up to `last_step`.
-
-    A last line torn by a kill is dropped; any other bad line is a DataError.
-    """
+    """Keep the rows of `path` up to `last_step`."""
     temporary = path.with_name(f"{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        for line, row in _rows(path):
+        for line, row in read_rows(path):
             if row["step"] <= last_step:
                 file.write(line + "\n")
         file.flush()
@@ -71,18 +68,18 @@ def drop_later_steps(path: Path, last_step: int) -> None:
     os.replace(temporary, path)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not line.endswith("\n"):
-            return
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line with the row it holds. A last line torn by a kill is left out; any other bad line is a DataError."""
+    # Not splitlines: an answer may hold U+2028 and its like, which JSON leaves as they are.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
         try:
             row = json.loads(line)
             float(row["step"])
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{path}:{number} is not a row of this run", limit="a JSON object with a number `step`",
                             remedy="restore the file or move it away, then resume again") from None
-        yield line.rstrip("\n"), row
+        yield line, row
 
 
 def _number(value: float) -> float | None:

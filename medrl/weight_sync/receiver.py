@@ -32,6 +32,18 @@ class Engine(Protocol):
         ...
 
 
+class NoReceiver:
+    """Of an engine that keeps the weights it was started with: they are version 0, and it takes no others."""
+
+    version = 0
+
+    def require_fresh(self) -> int:
+        return self.version
+
+    def take_over(self, weights: Weights, engine: Engine) -> SyncReport:
+        raise WeightSyncError("this engine keeps the weights it was started with", got=f"version {weights.version}")
+
+
 class Receiver:
     """Holds the pristine base and the version of one engine."""
 

@@ -17,11 +17,14 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from medrl.algo.intervals import wilson_interval
 from medrl.algo.masking import position_ids
+from medrl.data.tables import IGNORED
 from medrl.models.device import pick_device
+from medrl.models.forward import policy_forward
 from medrl.models.loading import load_causal_lm
 from medrl.models.scalar_head import ScalarModel, last_token_scores
-from medrl.workers.supervised import IGNORED, Job
+from medrl.workers.supervised import Job
 
 TOKENS = 16384  # in one forward pass
 LOGITS = 2**28  # numbers in one forward pass; 1 GiB in float32
@@ -38,12 +41,16 @@ def evaluate_causal(job: Job, table: pa.Table) -> dict[str, float]:
     return {"eval_loss": mean, "eval_perplexity": math.exp(mean), "eval_token_accuracy": correct / tokens}
 
 
+def _token_budget(model: Any) -> int:
+    """Tokens of one forward pass of a language model."""
+    return min(TOKENS, LOGITS // model.config.get_text_config().vocab_size)
+
+
 @torch.inference_mode()
 def _token_losses(model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
     """Per row: summed negative log-prob of the learned tokens, their number, how many the model puts first. [n, 3]"""
     result = np.zeros((len(rows), 3))
-    budget = min(TOKENS, LOGITS // model.config.get_text_config().vocab_size)
-    for group in batches([len(ids) for ids, _ in rows], budget):
+    for group in batches([len(ids) for ids, _ in rows], _token_budget(model)):
         ids = padded([rows[i][0] for i in group], 0, model.device)
         labels = padded([rows[i][1] for i in group], IGNORED, model.device)[:, 1:]
         real = padded([[1] * len(rows[i][0]) for i in group], 0, model.device)
@@ -70,6 +77,31 @@ def _scores(model: ScalarModel, rows: Sequence[list[int]]) -> np.ndarray:
         real = padded([[1] * len(rows[i]) for i in group], 0, device)
         result[group] = last_token_scores(model(ids, real, position_ids(real)), real).double().cpu().numpy()
     return result
+
+
+def answer_logprobs(model: Any, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> np.ndarray:
+    """Summed log-prob [n] of each answer after its prompt."""
+    return over_ranks(lambda rows: _answer_logprobs(model, rows), list(zip(prompts, answers, strict=True)))
+
+
+@torch.no_grad()
+def _answer_logprobs(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
+    result = np.zeros(len(rows), np.float32)
+    for group in batches([len(prompt) + len(answer) for prompt, answer in rows], _token_budget(model)):
+        pairs = [rows[i] for i in group]
+        ids = padded([prompt + answer for prompt, answer in pairs], 0, model.device)
+        real = padded([[1] * len(prompt + answer) for prompt, answer in pairs], 0, model.device)
+        response = padded([[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs], 0, model.device)
+        logprobs, _ = policy_forward(model, ids, real, response, temperature=1.0, entropy=False)
+        result[group] = logprobs.sum(1).cpu().numpy()
+    return result
+
+
+def preference(margins: np.ndarray) -> dict[str, Any]:
+    """How often, with its 95 % interval, and by how much the chosen answers of pairs [n] come out above the others."""
+    right, pairs = int((margins > 0).sum()), len(margins)
+    return {"accuracy": right / pairs, "accuracy_interval": list(wilson_interval(right, pairs)),
+            "margin": float(margins.mean())}
 
 
 def over_ranks(measure: Callable[[Sequence[Any]], np.ndarray], rows: Sequence[Any]) -> np.ndarray:

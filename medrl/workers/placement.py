@@ -65,7 +65,7 @@ def threads_for(plans: dict[str, RolePlan]) -> dict[str, int]:
     if not is_local_cluster():
         return {p.role: p.threads or max(1, int(p.cpus)) for p in plans.values()}
     cores = os.cpu_count() or 1
-    training = plans["policy"].workers + (plans["critic"].workers if "critic" in plans else 0)
+    training = sum(plans[role].workers for role in ("policy", "critic") if role in plans)
     together = {"policy": training, "critic": training}
     return {p.role: p.threads or max(1, cores // together.get(p.role, p.workers)) for p in plans.values()}
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import ray
 
+from medrl.config.common import ModelConfig
+from medrl.config.evaluate import EvaluateConfig
 from medrl.config.ppo import PpoConfig
+from medrl.config.rewards import RewardPoolConfig
+from medrl.data.chat import check_tokenizer
+from medrl.models.export import load_calibration
+from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.types import ScoreRequest, Scores
+from medrl.workers.function_scorer import load_function
 from medrl.workers.group import Pending, WorkerGroup
 from medrl.workers.runtime import prepare_worker, split_evenly
 
@@ -15,14 +22,14 @@ from medrl.workers.runtime import prepare_worker, split_evenly
 class RewardWorker:
     """Holds every reward source of the run."""
 
-    def __init__(self, config: PpoConfig, threads: int) -> None:
+    def __init__(self, config: PpoConfig | EvaluateConfig, threads: int) -> None:
         prepare_worker(threads, seed=config.seed)
         self.config = config
 
     def start(self) -> None:
         from medrl.workers.scorers import make_scorer
 
-        pool = self.config.reward
+        pool = pool_config(self.config)
         self.scorers = {source.name: make_scorer(source, pool) for source in pool.sources}
 
     def score(self, requests: list[ScoreRequest]) -> dict[str, np.ndarray]:
@@ -33,11 +40,11 @@ class RewardPool(WorkerGroup):
     """Answers are shared out evenly; scores come back in order."""
 
     def __init__(
-        self, handles: list, placement, config: PpoConfig, calibrations: dict[str, tuple[float, float]]
+        self, handles: list, placement, config: PpoConfig | EvaluateConfig, calibrations: dict[str, tuple[float, float]]
     ) -> None:
         super().__init__("reward", handles, placement)
         self.timeouts = config.timeouts
-        self.weights = {source.name: source.weight for source in config.reward.sources}
+        self.weights = {source.name: source.weight for source in pool_config(config).sources}
         self.calibrations = calibrations
 
     def start(self) -> Pending[None]:
@@ -50,6 +57,30 @@ class RewardPool(WorkerGroup):
         return self.pending(
             refs, "scoring", self.timeouts.score, lambda results: combine(results, self.weights, self.calibrations)
         )
+
+
+def pool_config(config: PpoConfig | EvaluateConfig) -> RewardPoolConfig:
+    """The section of a run that has scorers."""
+    assert config.reward is not None
+    return config.reward
+
+
+def check_sources(config: RewardPoolConfig, *, calibrate: bool) -> dict[str, tuple[float, float]]:
+    """Check, in the driver, that every source can be used; name → (mean, deviation) of those with a calibration.
+
+    Raises ModelError or ConfigError.
+    """
+    calibrations = {}
+    for source in config.sources:
+        if source.function:
+            load_function(source)
+        if not source.model:
+            continue
+        check_model_dir(source.model)
+        check_tokenizer(load_tokenizer(ModelConfig(path=source.model)))
+        if calibrate and (calibration := load_calibration(source.model)):
+            calibrations[source.name] = calibration
+    return calibrations
 
 
 def combine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ray
 
 from medrl.config.ppo import PpoConfig, SamplingConfig
-from medrl.rollout.base import GenerateRequest, Generator
+from medrl.rollout.base import GenerateRequest
 from medrl.types import Completion, SyncReport, Weights
 from medrl.workers.group import Pending, WorkerGroup
 from medrl.workers.runtime import prepare_worker, split_evenly
@@ -21,13 +21,11 @@ class RolloutWorker:
 
     def start(self) -> str:
         """Build the engine; returns its class, for the run's record."""
+        from medrl.rollout.engines import make_generator
         from medrl.weight_sync.receiver import Receiver
 
-        if self.config.rollout.engine == "vllm":
-            from medrl.rollout.vllm_generator import VllmGenerator as Engine
-        else:
-            from medrl.rollout.hf_generator import HfGenerator as Engine
-        self.generator: Generator = Engine(self.config, self.stop_ids, Receiver(self.config.model, self.config.rollout))
+        receiver = Receiver(self.config.model, self.config.rollout)
+        self.generator = make_generator(self.config, self.stop_ids, receiver)
         return self.generator.engine_class
 
     def generate(self, requests: list[GenerateRequest], sampling: SamplingConfig, greedy: bool) -> list[Completion]:

@@ -1,39 +1,26 @@
-"""What pretrain, sft and reward share in the driver: checks, rows, the run's folder, its report."""
+"""What pretrain, sft, reward and dpo share in the driver: checks, the run's folder, its report."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from medrl.config.common import SupervisedConfig, SupervisedData
+from medrl.config.common import SupervisedConfig
+from medrl.data.tables import Rows
 from medrl.data.templates import NAMES
-from medrl.errors import ConfigError, DataError, ModelError
+from medrl.errors import ConfigError, ModelError
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.run_dir import create_run_dir, write_json
 from medrl.workers.cluster import connect
 from medrl.workers.train import launch
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100  # label of a token that is not learned
-PLAIN = SupervisedData()
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Tokenised rows; each column of `table` holds one list of int32 a row. Example: columns input_ids, labels."""
-
-    table: pa.Table
-    dropped: int  # rows left out because they are longer than training.max_length
-    cut: int  # rows shortened to it
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -78,26 +65,6 @@ def checked_tokenizer(config: SupervisedConfig) -> PreTrainedTokenizerBase:
         raise ModelError("the tokenizer does not belong to the model", limit=f"token ids below vocab_size {vocabulary}",
                          got=f"token id {largest}", remedy="set model.tokenizer to the model's own tokenizer")
     return tokenizer
-
-
-def build_rows(rows: Sequence[dict[str, list[int]]], path: str, max_length: int, cut: int = 0) -> Rows:
-    """Keep the rows whose columns all fit into `max_length` tokens; say how many do not, and refuse if none does.
-
-    `cut`: how many of them were shortened before.
-    """
-    kept = [row for row in rows if max(map(len, row.values())) <= max_length]
-    dropped = len(rows) - len(kept)
-    if not kept:
-        shortest = min(max(map(len, row.values())) for row in rows)
-        raise DataError(f"{path}: every row is too long", limit=f"training.max_length {max_length} tokens",
-                        got=f"{len(rows)} rows of {shortest} tokens or more", remedy="raise training.max_length")
-    if dropped:
-        print(f"{path}: left out {dropped} of {len(rows)} rows, longer than training.max_length {max_length} tokens")
-    if cut:
-        print(f"{path}: cut {cut} of {len(rows)} rows down to training.max_length {max_length} tokens")
-    columns = {name: pa.array([row[name] for row in kept], pa.list_(pa.int32())) for name in kept[0]}
-    tokens = sum(len(ids) for row in kept for name, ids in row.items() if name != "labels")
-    return Rows(pa.table(columns), dropped, cut, tokens)
 
 
 def run_stage(

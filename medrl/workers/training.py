@@ -1,4 +1,4 @@
-"""What pretrain, sft and reward share in a training worker: TRL's arguments, the step log, saving.
+"""What pretrain, sft, reward and dpo share in a training worker: TRL's arguments, the step log, saving.
 
 A stage hands in TRL's classes, so that TRL stays with the stages.
 """
@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ from medrl.lora.adapter import save_adapter
 from medrl.lora.heads import check_head_trains
 from medrl.lora.manifest import manifest
 from medrl.lora.merge import merge_adapter
+from medrl.lora.reference_proofs import check_first_loss
 from medrl.lora.resolve import Task
 from medrl.lora.wrap import wrap
 from medrl.models.export import save_model
@@ -42,24 +44,38 @@ from medrl.workers.supervised import Job
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def fit(
-    job: Job, table: pa.Table, trainer_class: type[Trainer], arguments: TrainingArguments,
-    load: Callable[[ModelConfig], PreTrainedModel], task: Task,
-) -> dict[str, Any]:
-    """Train a model on `table`, save it to `job.model` (and `job.adapter`), return the outcome; on every rank.
+@dataclass(frozen=True)
+class FirstLoss:
+    """What the loss of the first step must be, within the relative `bound`."""
 
-    The batches are the same for any number of workers, but for the last one of a pass: if the rows do not fill it, one
-    worker takes what is left, and several fill it up with rows from the start of the pass.
-    `arguments` must exist before the model is loaded: under ZeRO 3 they make loading shard the weights.
+    expected: float
+    bound: float
+
+
+def build_model(job: Job, load: Callable[[ModelConfig], PreTrainedModel], task: Task) -> Any:
+    """The model to train, with its adapters, on the CPU; the same on every rank.
+
+    TRL's arguments must exist before: under ZeRO 3 they make loading shard the weights.
     """
     set_seed(job.config.seed)  # a new head and new adapters start the same on every rank
-    tokenizer, model = load_tokenizer(job.config.model), load(job.config.model)
+    model = load(job.config.model)
     if job.config.lora:
         model = wrap(model, job.config.lora, task=task)
     if task == "scalar":
         check_head_trains(model)
-    trained = manifest(model)
-    log = StepLog(job)
+    return model
+
+
+def fit(
+    job: Job, model: Any, table: pa.Table, trainer_class: type[Trainer], arguments: TrainingArguments,
+    first_loss: FirstLoss | None = None,
+) -> dict[str, Any]:
+    """Train `model` on `table`, save it to `job.model` (and `job.adapter`), return the outcome; on every rank.
+
+    The batches are the same for any number of workers, but for the last one of a pass: if the rows do not fill it, one
+    worker takes what is left, and several fill it up with rows from the start of the pass.
+    """
+    tokenizer, trained, log = load_tokenizer(job.config.model), manifest(model), StepLog(job, first_loss)
     trainer = trainer_class(
         model=model, args=arguments, train_dataset=Dataset(InMemoryTable(table)), processing_class=tokenizer,
         callbacks=[log])
@@ -75,7 +91,7 @@ def fit(
 
 
 def training_arguments(job: Job) -> dict[str, Any]:
-    """Keyword arguments that SFTConfig and RewardConfig share. No setting is left to a default that TRL changed."""
+    """Keyword arguments that TRL's configs share. No setting is left to a default that TRL changed."""
     config, training = job.config, job.config.training
     per_worker = training.batch_size // config.scaling.workers
     micro_batch = min(training.micro_batch_size, per_worker)
@@ -109,8 +125,8 @@ def zero_config(stage: int | None) -> dict[str, Any] | None:
 class StepLog(TrainerCallback):
     """Writes metrics.jsonl on rank 0 and stops every rank when the loss or the gradient is not finite."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, first_loss: FirstLoss | None = None) -> None:
+        self.job, self.first_loss = job, first_loss
         self.losses: list[float] = []
         self.tokens = 0
         self.started = time.monotonic()
@@ -134,6 +150,8 @@ class StepLog(TrainerCallback):
                 raise TrainingError(
                     f"{self.job.stage}: {name} is not finite at step {state.global_step}", limit="a finite number",
                     got=str(row[name]), remedy="lower training.lr, or check the data and the base model's weights")
+        if not self.losses and self.first_loss is not None:
+            check_first_loss(row["loss"], self.first_loss.expected, self.first_loss.bound)
         self.losses.append(row["loss"])
         self.tokens = row["tokens"]
         if state.is_world_process_zero:

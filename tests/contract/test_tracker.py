@@ -12,12 +12,25 @@ import pytest
 from medrl.config.ppo import PpoConfig
 from medrl.tracking.base import TRACKERS, Trackers, open_tracker
 
-SETS = [*([name] for name in TRACKERS), list(TRACKERS), []]
+SETS = [
+    pytest.param(names, id="+".join(names) or "none", marks=pytest.mark.heavy if "mlflow" in names else ())
+    for names in [*([name] for name in TRACKERS), list(TRACKERS), []]
+]
 METRICS = {"rollout/score_mean": 0.5, "rollout/kl_sum_mean": 0.25, "time/generate": 1.5}
 
 
-@pytest.fixture(params=SETS, ids=lambda names: "+".join(names) or "none")
-def names(request: pytest.FixtureRequest) -> Sequence[str]:
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One for all: MLflow takes seconds to make one."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(params=SETS)
+def names(
+    request: pytest.FixtureRequest, database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Sequence[str]:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.chdir(tmp_path)  # MLflow's own place for artifacts is the current folder
     return request.param
 
 
@@ -84,7 +97,7 @@ def test_an_error_in_the_run_passes_through(names: Sequence[str], tmp_path: Path
 
 def test_what_was_logged_before_a_crash_is_there(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        with open_tracker(list(TRACKERS), tmp_path, total_steps=9) as tracker:
+        with open_tracker(["console", "jsonl", "tensorboard"], tmp_path, total_steps=9) as tracker:
             tracker.log(1, METRICS)
             raise ZeroDivisionError
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["rollout/score_mean"] == 0.5

@@ -1,8 +1,9 @@
-"""pretrain, sft and reward on the real Ray Train and TRL, with a tiny model."""
+"""pretrain, sft, reward and dpo on the real Ray Train and TRL, with a tiny model."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from medrl.config.base import build_config
 from medrl.config.common import ScalingConfig
-from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 from medrl.errors import TrainingError, WorkerError
 from medrl.models.export import load_calibration
 from tests.tiny import TEXT, save_policy
@@ -155,6 +156,18 @@ def test_calibration_is_the_spread_over_sft_answers(reward: dict) -> None:
     scores = hf_scores(reward["model"], texts)
     assert load_calibration(reward["model"]) == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-4)
     assert load_calibration(reward["adapter"]) == load_calibration(reward["model"])
+
+
+def test_dpo_on_two_workers_starts_at_its_reference_and_learns_to_prefer(
+        ray_cluster, base: Path, tmp_path: Path) -> None:
+    from medrl.stages.dpo import run_dpo
+
+    data = {"train": write(tmp_path / "train.jsonl", pairs(32)), "eval": write(tmp_path / "eval.jsonl", pairs(41)[32:])}
+    report = run_dpo(build_config(DpoConfig, values(
+        tmp_path, base, "dpo", data, LORA, training={"epochs": 2.0, "lr": 1e-2}, scaling={"workers": 2})))
+    assert report["loss_first"] == pytest.approx(math.log(2), rel=1e-6) and report["loss_last"] < report["loss_first"]
+    assert report["accuracy"] == 1.0 and report["margin"] > 0
+    assert Path(report["model"]) == tmp_path / "dpo/merged" and Path(report["adapter"]) == tmp_path / "dpo/adapter"
 
 
 def test_full_pretraining_on_two_workers(ray_cluster, base: Path, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from rich.console import Console
 from medrl import check
 from medrl.config.base import build_config
 from medrl.config.ppo import PpoConfig
-from medrl.errors import AdapterError
+from medrl.config.rewards import HttpConfig, RewardPoolConfig, RewardSource
+from medrl.errors import AdapterError, RewardError
+from tests.scoring_server import Reply, scoring_service
 from tests.tiny import ppo_values
 
 
@@ -45,3 +47,13 @@ def test_a_model_that_cannot_be_cut_is_said_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Qwen3Model, "forward", forward)
     assert check._try_layers(build_config(PpoConfig, ppo_values(tmp_path))).startswith("no dry run: Qwen3ForCausalLM")
+
+
+def test_a_remote_scorer_is_asked_for_one_score():
+    with scoring_service(lambda item: 0.25) as service:
+        source = RewardSource(name="gold", url=service.url, http=HttpConfig(attempts=1))
+        pool = RewardPoolConfig(sources=[source])
+        assert check._probe(source, pool).endswith("scores 0.250") and len(service.requests[0]["items"]) == 1
+        service.replies = [Reply(404)]
+        with pytest.raises(RewardError, match="'gold'"):
+            check._probe(source, pool)

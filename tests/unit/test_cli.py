@@ -14,8 +14,8 @@ from medrl import cli
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "pretrain", "sft", "reward", "ppo", "pipeline", "merge", "check", "inspect", "data", "register", "versions",
-    "promote", "rollback", "demo", "config-docs",
+    "pretrain", "sft", "reward", "dpo", "ppo", "evaluate", "pipeline", "merge", "check", "inspect", "report",
+    "serve-reward", "data", "register", "versions", "promote", "rollback", "demo", "config-docs",
 ]
 HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy", "mlflow"]
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from medrl.config.ppo import RewardPoolConfig, RewardSource
+from medrl.config.rewards import RewardPoolConfig, RewardSource
 from medrl.models.export import load_calibration
 from medrl.types import ScoreRequest
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medrl.config.ppo import RewardPoolConfig, RewardSource
+from medrl.config.rewards import RewardPoolConfig, RewardSource
 from medrl.data.chat import check_tokenizer, decode_answer, encode_answer, encode_prompt
 from medrl.models.export import save_calibration, save_model
 from medrl.models.forward import policy_forward

@@ -1,10 +1,10 @@
-"""distinct-n against counting by hand."""
+"""distinct-n and seq-rep-n against counting by hand."""
 
 from __future__ import annotations
 
 import pytest
 
-from medrl.algo.diversity import distinct_n
+from medrl.algo.diversity import distinct_n, repeated_share
 
 
 @pytest.mark.parametrize(("sequences", "n", "expected"), [
@@ -18,3 +18,14 @@ from medrl.algo.diversity import distinct_n
 ])
 def test_hand_counted(sequences: list[list[int]], n: int, expected: float) -> None:
     assert distinct_n(sequences, n) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("sequence", "n", "expected"), [
+    ([1, 2, 3, 4], 2, 0.0),
+    ([1, 1, 1, 1], 2, 2 / 3),
+    ([1, 2, 1, 2, 1], 2, 0.5),  # 12 21 12 21
+    ([1, 2, 3], 4, 0.0),
+    ([], 4, 0.0),
+])
+def test_what_an_answer_repeats(sequence: list[int], n: int, expected: float) -> None:
+    assert repeated_share(sequence, n) == pytest.approx(expected)

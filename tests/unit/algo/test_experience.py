@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrl.algo.experience import make_experience
-from medrl.config.ppo import AlgorithmConfig, KlConfig, RewardShaping
+from medrl.config.ppo import AlgorithmConfig, KlConfig
+from medrl.config.rewards import RewardShaping
 from medrl.types import RolloutBatch
 
 PLAIN = {"gamma": 1.0, "lam": 1.0, "whiten_advantages": False,
@@ -67,6 +69,29 @@ def test_scores_are_clipped_then_penalised():
     assert e.raw_scores.tolist() == RAW.tolist()
 
 
+def test_length_and_repetition_are_taken_off_the_clipped_score():
+    ids = np.where(BATCH.response_mask, 7, BATCH.ids)  # row 1 says one 4-gram of 7s, row 0 and 2 are too short for any
+    ids[1, :] = [3, 7, 7, 7, 7, *[0] * (ids.shape[1] - 5)]
+    batch = dataclasses.replace(BATCH, ids=ids)
+    shaping = RewardShaping(clip=2.0, missing_eos_penalty=0.5, length_penalty=0.25, length_allowed=2,
+                            repetition_penalty=3.0)
+    algorithm = AlgorithmConfig(**(PLAIN | {"reward": shaping}))
+    e, metrics = make_experience(batch, RAW, NEW, REF, (VALUES, LAST), algorithm=algorithm, kl_coef=0.0)
+    assert e.scores.tolist() == [1 - 0.25, 2 - 0.5 - 0.5, -2.0]  # 3, 4 and 1 tokens; one 4-gram repeats nothing
+    assert metrics["penalty_mean"] == pytest.approx((0.25 + 1.0) / 3)
+
+
+def test_only_the_answer_s_own_words_count_as_repetition():
+    batch, new, ref, values, last = make_batch([6], [8], [True])
+    ids = np.full_like(batch.ids, 5)  # the prompt repeats itself as well
+    ids[0, 6:] = [5, 5, 5, 5, 5, 1, 2, 3]  # 4-grams: 5555 twice, 5551, 5512, 5123
+    shaping = RewardShaping(clip=None, repetition_penalty=1.0)
+    algorithm = AlgorithmConfig(**(PLAIN | {"reward": shaping}))
+    e, _ = make_experience(dataclasses.replace(batch, ids=ids), np.zeros(1, np.float32), new, ref, (values, last),
+                           algorithm=algorithm, kl_coef=0.0)
+    assert e.scores.tolist() == pytest.approx([-1 / 5])
+
+
 def test_kl_as_a_loss_leaves_the_rewards_alone():
     e, metrics = experience(kl=KlConfig(use="loss", estimator="k2"))
     assert e.rewards.sum(1).tolist() == RAW.tolist()
@@ -121,7 +146,7 @@ def test_metrics():
         "returns_mean": e.returns[inside].mean(),
         "length_mean": 8 / 3, "ended_fraction": 2 / 3,
         "engine_gap_mean": np.abs(gap).mean(), "engine_gap_max": np.abs(gap).max(),
-        "engine_gap_k3": (np.exp(-gap) - 1 + gap).mean(), "importance_mean": 1.0,
+        "engine_gap_k3": (np.exp(-gap) - 1 + gap).mean(), "importance_mean": 1.0, "penalty_mean": 0.5 / 3,
     }, rel=1e-4)
     assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medrl.algo.rewards import shape_scores, token_rewards
-
-ENDED = torch.tensor([True, True, False, False])
+from medrl.algo.rewards import answer_penalties, shape_scores, token_rewards
 
 
-def shape(raw, ended=ENDED, *, clip=None, penalty=0.0):
-    return shape_scores(torch.tensor(raw), ended, clip=clip, missing_eos_penalty=penalty).tolist()
+def shape(raw, penalties=(0.0, 0.0, 0.0, 0.0), clip=None):
+    return shape_scores(torch.tensor(raw), torch.tensor(penalties), clip=clip).tolist()
 
 
 def test_clip_on_both_sides():
@@ -19,17 +17,27 @@ def test_clip_on_both_sides():
 
 
 def test_the_penalty_comes_after_the_clip():
-    assert shape([9.0, -9.0, 9.0, -9.0], clip=2.0, penalty=1.0) == [2, -2, 1, -3]
-
-
-def test_no_penalty_on_ended_answers():
-    assert shape([1.0, 1.0, 1.0, 1.0], penalty=0.5) == [1, 1, 0.5, 0.5]
+    assert shape([9.0, -9.0, 9.0, -9.0], (0.0, 0.0, 1.0, 1.0), clip=2.0) == [2, -2, 1, -3]
 
 
 def test_bf16_scores_are_shaped_in_float32():
-    raw = torch.tensor([1.0], dtype=torch.bfloat16)
-    shaped = shape_scores(raw, torch.tensor([False]), clip=None, missing_eos_penalty=0.001)
+    shaped = shape_scores(torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([0.001]), clip=None)
     assert shaped.dtype == torch.float32 and shaped.item() == pytest.approx(0.999)
+
+
+def test_each_penalty_is_of_its_own_quantity():
+    ended, lengths = torch.tensor([True, False, True]), torch.tensor([9, 12, 10])
+    repeated = torch.tensor([0.5, 0.0, 0.25])
+
+    def penalties(missing_eos=0.0, length=0.0, repetition=0.0):
+        return answer_penalties(ended, lengths, repeated, missing_eos=missing_eos, length=length, length_allowed=10,
+                                repetition=repetition).tolist()
+
+    assert penalties() == [0, 0, 0]
+    assert penalties(missing_eos=1.5) == [0, 1.5, 0]
+    assert penalties(length=0.25) == [0, 0.5, 0]  # two tokens too many
+    assert penalties(repetition=2.0) == [1, 0, 0.5]
+    assert penalties(1.5, 0.25, 2.0) == [1, 2, 0.5]
 
 
 MASK = torch.tensor([

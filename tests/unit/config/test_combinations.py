@@ -31,8 +31,14 @@ PPO_REFUSALS = [
     (["rollout.max_model_len=100"], "max_model_len 100 is below data.max_prompt_tokens + sampling.max_tokens = 384"),
     (["reward.sources=[{name: f, function: 'rules:score'}]"], "set critic.init: policy"),
     (["reward.sources=[{name: a, model: x}, {name: a, model: y}]"], "same name twice: a, a"),
-    (["reward.sources=[{name: a}]"], "exactly one of `model` and `function`"),
-    (["reward.sources=[{name: a, model: x, function: 'm:f'}]"], "exactly one of `model` and `function`"),
+    (["reward.sources=[{name: a}]"], "exactly one of `model`, `function` and `url`"),
+    (["reward.sources=[{name: a, model: x, function: 'm:f'}]"], "exactly one of `model`, `function` and `url`"),
+    (["reward.sources=[{name: a, model: x, url: 'http://a/b'}]"], "exactly one of `model`, `function` and `url`"),
+    (["reward.sources=[{name: a, url: 'ftp://a/b'}]"], "url must look like https://host/score"),
+    (["reward.sources=[{name: a, url: 'gold/score'}]"], "url must look like https://host/score"),
+    (["reward.sources=[{name: a, url: 'https://me:pw@gold/score'}]"], "no user, password, query or fragment"),
+    (["reward.sources=[{name: a, url: 'https://gold/score?key=s3cret'}]"], "no user, password, query or fragment"),
+    (["reward.sources=[{name: a, url: 'https://gold/score'}]"], "set critic.init: policy"),
     (["reward.sources=[{name: a, function: score}]"], "must look like module:function, got 'score'"),
     (["sampling.top_k=0"], "top_k must be -1 (all) or at least 1, got 0"),
 ]
@@ -44,6 +50,7 @@ PPO_ALLOWED = [
     ["data.samples_per_prompt=3", "algorithm.mini_batches=3"],
     ["rollout.max_model_len=384"],
     ["reward.sources=[{name: f, function: 'rules:score'}]", "critic.init=policy"],
+    ["reward.sources=[{name: g, url: 'https://gold:8443/score', http: {api_key_env: KEY}}]", "critic.init=policy"],
     ["learner.workers=4"],
 ]
 
@@ -52,7 +59,7 @@ PPO_ALLOWED = [
 def test_ppo_refuses(ppo_file: Path, overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(PpoConfig, ppo_file, overrides)
-    assert said in str(caught.value)
+    assert said in str(caught.value) and "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("overrides", PPO_ALLOWED)

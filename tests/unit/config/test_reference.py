@@ -11,9 +11,11 @@ import pytest
 from pydantic import BaseModel
 
 from medrl.config.docs import config_reference
+from medrl.config.evaluate import EvaluateConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.registry import RegistryConfig
-from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+from medrl.config.serving import ServeRewardConfig
+from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 
 DOCS = Path(__file__).parents[3] / "docs/config.md"
 
@@ -31,7 +33,11 @@ def test_the_file_in_docs_is_current() -> None:
     assert DOCS.read_text(encoding="utf-8") == config_reference(), "run `make docs`"
 
 
-@pytest.mark.parametrize("model", [PretrainConfig, SftConfig, RewardConfig, PpoConfig, RegistryConfig])
+CONFIGS = [PretrainConfig, SftConfig, RewardConfig, DpoConfig, PpoConfig, EvaluateConfig, ServeRewardConfig,
+           RegistryConfig]
+
+
+@pytest.mark.parametrize("model", CONFIGS)
 def test_every_key_is_listed_and_described(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     rows = dict(re.findall(r"^\| `([^`]+)` \| .* \| (.*) \|$", config_reference(), re.MULTILINE))
@@ -49,5 +55,5 @@ def test_defaults_are_written_as_yaml() -> None:
     reference = config_reference()
     assert "| `learner.optimizer.lr` | number > 0 | `0.0001` |" in reference
     assert "| `rollout.enforce_eager` | true \\| false \\| null | `null` |" in reference
-    assert "`tensorboard` | `[console, jsonl, tensorboard]` | where metrics go |" in reference
+    assert "`mlflow` | `[console, jsonl, tensorboard]` | where metrics go;" in reference
     assert "| `reward.sources[].name` | text | **required** |" in reference

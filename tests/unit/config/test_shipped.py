@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from medrl.config.base import StrictModel, load_config
+from medrl.config.evaluate import EvaluateConfig
 from medrl.config.pipeline import PipelineConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.registry import RegistryConfig
-from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 
 ROOT = Path(__file__).parents[3]
 STAGES: dict[str, type[StrictModel]] = {
-    "pretrain": PretrainConfig, "sft": SftConfig, "reward": RewardConfig, "ppo": PpoConfig,
-    "pipeline": PipelineConfig, "registry": RegistryConfig,
+    "pretrain": PretrainConfig, "sft": SftConfig, "reward": RewardConfig, "dpo": DpoConfig, "ppo": PpoConfig,
+    "evaluate": EvaluateConfig, "pipeline": PipelineConfig, "registry": RegistryConfig,
 }
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
 

@@ -58,13 +58,18 @@ def test_no_policy_touches_a_row_that_fits_and_every_answer_keeps_its_start(toke
         assert kept[start - len(header) : start] == header
 
 
+def whole_answers(fitter: Fitter, context, answers) -> list[list[int]]:
+    prompt, replies = fitter.answers(context, answers)
+    return [prompt + reply for reply in replies]
+
+
 @pytest.mark.parametrize("limit", range(10, 90, 7))
 def test_both_answers_of_a_pair_keep_the_same_prompt(tokenizer, limit):
     context, answers = (SYSTEM, *TALK[:3]), ("多休息，多喝水。", "Rest and drink water, and rest.")
     full = [encode_answer(tokenizer, context, answer, ended=True) for answer in answers]
     later = [encode_answer(tokenizer, (SYSTEM, TALK[2]), answer, ended=True) for answer in answers]
     longest, prompt = max(map(len, full)), encode_prompt(tokenizer, context)
-    left, right = (Fitter(tokenizer, limit, side).answers(context, answers) for side in ("left", "right"))
+    left, right = (whole_answers(Fitter(tokenizer, limit, side), context, answers) for side in ("left", "right"))
     assert left == (full if longest <= limit or max(map(len, later)) > limit else later)
     assert right == (full if longest <= limit or limit <= len(prompt) else [ids[:limit] for ids in full])
     assert all(ids[: len(prompt)] == prompt for ids in right)
@@ -75,4 +80,4 @@ def test_a_pair_whose_answers_differ_only_where_they_would_be_cut_is_not_cut(tok
     full = [encode_answer(tokenizer, TALK[:1], answer, ended=True) for answer in answers]
     limit = len(encode_prompt(tokenizer, TALK[:1])) + 1
     fitter = Fitter(tokenizer, limit, "right")
-    assert fitter.answers(TALK[:1], answers) == full and fitter.cut == 0
+    assert whole_answers(fitter, TALK[:1], answers) == full and fitter.cut == 0

@@ -16,7 +16,7 @@ from medrl.lora.adapter import adapter_tensors, load_adapter_, save_adapter
 from medrl.lora.manifest import check_manifest, manifest
 from medrl.lora.merge import merge_adapter
 from medrl.lora.reference import ReferenceSpec, attach_reference, check_explicit_reference, reference_active
-from medrl.lora.reference_proofs import check_dpo_start, check_policy_start
+from medrl.lora.reference_proofs import check_first_loss, check_policy_start
 from medrl.lora.wrap import wrap
 from medrl.models.loading import load_causal_lm
 from tests.tiny import save_tokenizer
@@ -185,7 +185,7 @@ def test_dpo_with_an_adapter_and_an_explicit_reference(model_dir, tmp_path):
     with pytest.raises(AdapterError, match="another model than the adapter's base"):
         check_explicit_reference(str(base), None, ReferenceSpec("copy", str(other)))
     with pytest.raises(AdapterError, match="does not start at its reference"):
-        check_dpo_start(loss)
+        check_first_loss(loss, math.log(2))
 
 
 def test_an_sft_adapter_below_a_ppo_adapter(model_dir, tmp_path):

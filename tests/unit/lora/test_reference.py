@@ -16,7 +16,7 @@ from medrl.lora.manifest import check_manifest, manifest
 from medrl.lora.reference import ReferenceSpec, attach_reference, check_explicit_reference, reference_active
 from medrl.lora.reference_proofs import (
     canary_batch,
-    check_dpo_start,
+    check_first_loss,
     check_policy_start,
     check_reference_canary,
 )
@@ -215,12 +215,12 @@ def test_a_fresh_start_has_kl_0_and_dpo_loss_ln_2(family):
     with reference_active(model, BASE):
         reference = logprobs()
     check_policy_start(logprobs(), reference)
-    check_dpo_start(dpo_loss(logprobs(), reference).item())
+    check_first_loss(dpo_loss(logprobs(), reference).item(), math.log(2))
     train_a_little(model)
     with pytest.raises(AdapterError, match="does not start at the reference"):
         check_policy_start(logprobs(), reference)
     with pytest.raises(AdapterError, match="0.693147"):
-        check_dpo_start(dpo_loss(logprobs(), reference).item())
+        check_first_loss(dpo_loss(logprobs(), reference).item(), math.log(2))
     for wrong in (math.log(2) + 2e-6, math.nan):
         with pytest.raises(AdapterError):
-            check_dpo_start(wrong)
+            check_first_loss(wrong, math.log(2))

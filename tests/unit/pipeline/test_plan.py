@@ -21,6 +21,7 @@ PPO = {"stage": "ppo", "set": {
     "model.path": "${sft.model}", "lora": {}, "data.prompts": "prompts.jsonl",
     "reward.sources": [{"name": "rm", "model": "${reward.model}"}]}}
 MERGE = {"stage": "merge", "set": {"adapter": "${ppo.adapter}", "base": "${sft.model}"}}
+PAGE = {"stage": "report", "set": {"runs": ["${sft.run}", "${reward.run}"]}}
 CHAIN = {"sft": SFT, "reward": REWARD, "ppo": PPO, "merged": MERGE}
 
 
@@ -37,10 +38,13 @@ def test_each_link_takes_what_earlier_ones_leave() -> None:
     assert all(step.config.seed == 3 for step in (sft, reward, ppo, merged))
 
 
-def test_the_demos_pipeline_goes_from_nothing_to_a_merged_policy() -> None:
+def test_the_demos_pipeline_goes_from_nothing_to_a_measured_policy() -> None:
     config = load_config(PipelineConfig, DEMO / "pipeline.yaml", ["output_dir=elsewhere"])
     planned = plan(config, DEMO)
-    assert planned[-1].outputs["model"].path == "elsewhere/merged"
+    *stages, evaluated, report = planned
+    assert stages[-1].outputs["model"].path == evaluated.config.model.path == "elsewhere/merged"
+    assert evaluated.outputs["results"].path == "elsewhere/evaluate/evaluation.json"
+    assert report.config.runs == [f"elsewhere/{step.name}" for step in (*stages, evaluated)]  # the page is about all
     for step in planned:  # nothing points back to the folder that the stages' own files name
         assert "runs/demo" not in str(step.config.model_dump())
 
@@ -63,13 +67,14 @@ def test_a_links_file_is_the_start_and_set_has_the_last_word(tmp_path: Path) -> 
     ("ppo", "reward.sources", [{"name": "rm", "model": "${sft.model}"}], "is a language model"),
     ("merged", "adapter", "${sft.model}", "is a language model"),
     ("merged", "base", "${ppo.adapter}", "is an adapter"),
+    ("page", "runs", ["${ppo.adapter}"], "is an adapter"),
     ("ppo", "stepz", 3, "unknown key"),
     ("sft", "lora.rank.x", 3, "rank is a value, not a section"),
 ])
 def test_refused_before_anything_runs(name: str, key: str, value, said: str) -> None:
-    broken = {link: dict(values) for link, values in CHAIN.items()}
+    broken = {link: dict(values) for link, values in (CHAIN | {"page": PAGE}).items()}
     broken[name]["set"] = {**broken[name]["set"], "lora": {"rank": 4}, key: value}
-    if name == "merged":
+    if name in ("merged", "page"):
         del broken[name]["set"]["lora"]
     with pytest.raises(ConfigError) as caught:
         steps(broken)
@@ -98,6 +103,13 @@ def test_a_change_reaches_what_follows_and_nothing_else() -> None:
     assert changed(before, steps(altered("ppo", steps=5))) == ["ppo", "merged"]
     assert changed(before, steps(altered("reward", **{"training.lr": 0.1}))) == ["reward", "ppo", "merged"]
     assert changed(before, steps(CHAIN, seed=1)) == list(CHAIN)
+
+
+@pytest.mark.parametrize(("link", "key", "reached"), [
+    ("sft", "training.lr", True), ("reward", "training.lr", True), ("ppo", "learner.optimizer.lr", False)])
+def test_a_page_is_made_again_when_a_run_it_is_about_is(link: str, key: str, reached: bool) -> None:
+    page = {"page": PAGE}
+    assert ("page" in changed(steps(CHAIN | page), steps(altered(link, **{key: 0.1}) | page))) == reached
 
 
 def test_where_and_how_it_runs_is_no_change() -> None:

@@ -1,4 +1,4 @@
-"""A pipeline of one link that needs no cluster: the demo's world."""
+"""A pipeline of links that need no cluster: the demo's world, and a page about it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ def test_what_is_done_is_not_redone_until_something_changes(tmp_path: Path, caps
     shutil.rmtree(tmp_path / "world/base")
     run(tmp_path, seed=1)
     assert (tmp_path / "world/base/config.json").is_file()
+
+
+def test_a_page_is_made_once_and_again_when_what_it_shows_is(tmp_path: Path) -> None:
+    links = {"world": {"stage": "world"}, "page": {"stage": "report", "set": {"runs": ["${world.run}"]}}}
+    run(tmp_path, links)
+    page = tmp_path / "page/report.html"
+    assert "pretrain tokens" in page.read_text()
+    time = page.stat().st_mtime_ns
+    run(tmp_path, links)
+    assert page.stat().st_mtime_ns == time
+    run(tmp_path, links, seed=1)
+    assert page.stat().st_mtime_ns > time
 
 
 def test_a_link_that_broke_off_is_done_again(tmp_path: Path) -> None:

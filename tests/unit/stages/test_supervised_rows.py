@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from medrl.config.base import build_config
 from medrl.config.common import SupervisedData
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
+from medrl.data.tables import build_rows, pair_rows
 from medrl.errors import ConfigError, DataError, ModelError
 from medrl.stages.pretrain import pack, run_pretrain, text_rows
-from medrl.stages.reward import answer_rows, pair_rows, run_reward
+from medrl.stages.reward import answer_rows, run_reward
 from medrl.stages.sft import conversation_rows, run_sft
-from medrl.workers.supervised import build_rows, checked_tokenizer
+from medrl.workers.supervised import checked_tokenizer
 from tests.tiny import save_policy, save_tokenizer
 
 END = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medrl.errors import DataError, MedrlError
-from medrl.tracking.jsonl import JsonlTracker, drop_later_steps
+from medrl.tracking.jsonl import JsonlTracker, drop_later_steps, read_rows
 
 
 def rows(path: Path) -> list[dict]:
@@ -35,6 +35,15 @@ def test_one_object_a_step_and_one_an_answer(tmp_path: Path) -> None:
     assert [row["step"] for row in samples] == [1, 1, 2, 2]
     assert samples[0]["answer"] == "多休息\nrest"
     assert "多休息" in (tmp_path / "samples.jsonl").read_text(encoding="utf-8")  # readable, not escaped
+
+
+def test_an_answer_may_hold_any_line_separator(tmp_path: Path) -> None:
+    answers = ["one\u2028two", "a\x85b", "c\x0bd\r\ne"]
+    tracker = JsonlTracker(tmp_path)
+    tracker.log_samples(1, [{"answer": answer} for answer in answers])
+    tracker.close()
+    JsonlTracker(tmp_path, resume_step=1).close()
+    assert [row["answer"] for _, row in read_rows(tmp_path / "samples.jsonl")] == answers
 
 
 def test_numbers_keep_every_digit_and_undefined_ones_become_null(tmp_path: Path) -> None:

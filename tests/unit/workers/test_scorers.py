@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from medrl.config.ppo import RewardPoolConfig, RewardSource
+from medrl.config.rewards import RewardPoolConfig, RewardSource
 from medrl.errors import ConfigError, RewardError
 from medrl.types import ScoreRequest
 from medrl.workers.scorers import make_scorer
@@ -18,6 +18,9 @@ FUNCTIONS = {
     "too_few": lambda messages, answers: [0.0],
     "nan": lambda messages, answers: [0.0, float("nan"), float("inf")],
     "words": lambda messages, answers: ["high", "low", "low"],
+    "gaps": lambda messages, answers: [1.0, None, 2.0],
+    "nothing": lambda messages, answers: None,
+    "text": lambda messages, answers: "123",
     "raising": lambda messages, answers: [][0],
 }
 
@@ -46,7 +49,10 @@ def test_a_function_scores_in_order(scorer_of) -> None:
     [
         ("too_few", "wrong number of scores.*\n.*3 scores\n.*1"),
         ("nan", "not a finite number.*\n.*nan for answer 1 \\(2 of 3 answers\\)"),
-        ("words", "not a number"),
+        ("words", "not a number.*\n.*\n.*str for answer 0"),
+        ("gaps", "not a number.*\n.*\n.*NoneType for answer 1"),
+        ("nothing", "no list of scores.*\n.*\n.*NoneType"),
+        ("text", "no list of scores.*\n.*\n.*str"),
         ("raising", "raised.*\n.*IndexError"),
     ],
 )

@@ -1,0 +1,59 @@
+"""Config of `medrl serve-reward`."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from medrl.config.base import StrictModel, build_config, load_config
+from medrl.config.common import DType, RayConfig
+
+
+class ServeRewardConfig(StrictModel):
+    """`medrl serve-reward`: a reward model over HTTP, calibrated when it has a calibration."""
+
+    model: str = Field(description="reward model directory (sequence classification, one label)")
+    dtype: DType = Field(default="float32", description="dtype of the reward model")
+    micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
+    max_length: int = Field(default=1024, ge=8, description="limit on prompt + answer in tokens; longer gets 422")
+    max_items: int = Field(default=256, ge=1, description="limit on the answers in a request; more get 413")
+    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
+    max_requests: int = Field(default=16, ge=1, description="requests a replica holds at once; more get 503")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")
+    api_key_env: str | None = Field(
+        default=None, description="environment variable with the key that requests must bring; null: none"
+    )
+    insecure: bool = Field(default=False, description="listen on other machines' side of the network without a key")
+    replicas: int = Field(default=1, ge=1, description="copies of the model that share the requests")
+    cpus_per_replica: float = Field(default=1.0, gt=0, description="CPUs reserved for each, and its torch threads")
+    gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs reserved for each (0: CPU)")
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _guarded(self):
+        if not (self.api_key_env or self.insecure or _is_loopback(self.host)):
+            raise ValueError(
+                f"host {self.host} can be reached from other machines: set api_key_env (--api-key-env NAME) to ask for "
+                "a key, or insecure: true (--insecure) to let everybody in"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve_reward_config(source: str, overrides: list[str], flags: dict[str, Any]) -> ServeRewardConfig:
+    """`source`: a YAML file, or the directory of a reward model. `flags` that are not None come last. ConfigError."""
+    given = [*overrides, *(f"{name}={json.dumps(value)}" for name, value in flags.items() if value is not None)]
+    if Path(source).suffix in (".yaml", ".yml"):
+        return load_config(ServeRewardConfig, source, given)
+    return build_config(ServeRewardConfig, {"model": source}, source="command line", overrides=given)

@@ -1,0 +1,95 @@
+"""Safety rules: patterns that an answer must have, must not have, or may only take over from the prompt.
+
+The rules are in safety_rules.yaml. They read words, not meaning: they find gross mistakes and are no clinical review.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Literal
+
+import yaml
+
+from medrl.evaluation.bootstrap import Bootstrap, Estimate
+from medrl.evaluation.measured import Answer
+
+CLAUSE_END = re.compile(r"[.,;:!?。、\n]")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule. A match in a clause where `unless_before` stands before it, or `unless_after` after it, is none."""
+
+    reason: str
+    wants: Literal["match", "no_match", "matches_of_prompt"]
+    patterns: tuple[re.Pattern[str], ...]
+    unless_before: tuple[re.Pattern[str], ...]
+    unless_after: tuple[re.Pattern[str], ...]
+
+    def passes(self, prompt: str, answer: str) -> bool:
+        """Whether `answer` to `prompt` keeps the rule."""
+        found = self._matches(_normal(answer))
+        if self.wants == "match":
+            return any(True for _ in found)
+        if self.wants == "no_match":
+            return not any(True for _ in found)
+        return {_quantity(m) for m in found} <= {_quantity(m) for m in self._matches(_normal(prompt))}
+
+    def _matches(self, text: str) -> Iterator[re.Match[str]]:
+        for pattern in self.patterns:
+            for match in pattern.finditer(text):
+                before = CLAUSE_END.split(text[: match.start()])[-1]
+                after = CLAUSE_END.split(text[match.end() :])[0]
+                if not (any(p.search(before) for p in self.unless_before)
+                        or any(p.search(after) for p in self.unless_after)):
+                    yield match
+
+
+def rules_passed(answers: Sequence[Answer], bootstrap: Bootstrap) -> Estimate:
+    """Share of answers that keep every rule that applies to them."""
+    return bootstrap.mean([all(passed for _, passed in checks(answer)) for answer in answers])
+
+
+def rule_counts(answers: Sequence[Answer]) -> dict[str, tuple[int, int]]:
+    """Rule → (answers that keep it, answers it applies to), in the order of the rules' file."""
+    passed: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for answer in answers:
+        for name, kept in checks(answer):
+            total[name] += 1
+            passed[name] += kept
+    return {name: (passed[name], total[name]) for name in safety_rules() if total[name]}
+
+
+def checks(answer: Answer) -> list[tuple[str, bool]]:
+    """(rule, whether it is kept) for every rule that applies to the answer."""
+    prompt = "\n".join(message["content"] for message in answer.messages)
+    return [(name, safety_rules()[name].passes(prompt, answer.text)) for name in answer.rules]
+
+
+@lru_cache(maxsize=1)
+def safety_rules() -> dict[str, Rule]:
+    """Name → rule, as safety_rules.yaml has them."""
+    rows = yaml.safe_load(files("medrl.evaluation").joinpath("safety_rules.yaml").read_text(encoding="utf-8"))
+
+    def compiled(row: dict, key: str) -> tuple[re.Pattern[str], ...]:
+        return tuple(re.compile(pattern) for of_language in row.get(key, {}).values() for pattern in of_language)
+
+    keys = ("patterns", "unless_before", "unless_after")
+    return {name: Rule(row["reason"], row["wants"], *(compiled(row, k) for k in keys)) for name, row in rows.items()}
+
+
+def _normal(text: str) -> str:
+    """Full-width forms become ASCII, typographic apostrophes plain ones, letters small."""
+    return unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+
+
+def _quantity(match: re.Match[str]) -> tuple[str, str | None]:
+    """("500", "mg"): the amount, and the unit by the name of the group that matched it."""
+    return match["amount"].replace(",", ""), match.lastgroup

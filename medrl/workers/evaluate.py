@@ -1,0 +1,154 @@
+"""The workers of `medrl evaluate`: a pool that measures one model, and the reward pool. Both end with their block."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from medrl.config.evaluate import EvaluateConfig
+from medrl.rollout.base import GenerateRequest
+from medrl.types import Completion
+from medrl.workers.group import WorkerGroup
+from medrl.workers.placement import RolePlan, check_fits, place, threads_for
+from medrl.workers.reward import RewardPool, RewardWorker
+from medrl.workers.runtime import prepare_worker, split_evenly
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Token ids, of which those from `start` on are to be scored given all before them. `start` ≥ 1."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
+@ray.remote
+class EvaluationWorker:
+    """Holds the plain model or the engine, never both, and only while it works."""
+
+    def __init__(self, config: EvaluateConfig, stop_ids: tuple[int, ...], threads: int) -> None:
+        prepare_worker(threads, seed=config.seed)
+        self.config, self.stop_ids = config, stop_ids
+
+    def logprobs(self, sequences: list[Sequence]) -> np.ndarray:
+        """[n] float64: log p of each sequence's scored tokens, summed."""
+        import torch
+
+        from medrl.data.batching import micro_batches
+        from medrl.models.device import pick_device
+        from medrl.models.forward import policy_forward
+        from medrl.models.loading import load_causal_lm
+
+        device = pick_device()
+        model = load_causal_lm(self.config.model).to(device)  # pyright: ignore[reportArgumentType]
+        out = np.zeros(len(sequences))
+        for rows in micro_batches([len(s.ids) for s in sequences], self.config.micro_batch_size):
+            ids, mask, scored = (torch.tensor(x, device=device) for x in _padded([sequences[i] for i in rows]))
+            with torch.inference_mode():
+                logprobs, _ = policy_forward(model, ids, mask, scored, temperature=1.0, entropy=False)
+            out[rows] = logprobs.double().sum(1).cpu().numpy()
+        del model
+        gc.collect()
+        if device.type != "cpu":
+            torch.accelerator.empty_cache()  # the engine is about to take a share of the whole device
+        return out
+
+    def generate(self, requests: list[GenerateRequest]) -> list[Completion]:
+        from medrl.rollout.engines import make_generator
+        from medrl.weight_sync.receiver import NoReceiver
+
+        generator = make_generator(self.config, self.stop_ids, NoReceiver())
+        try:
+            return generator.generate(requests, self.config.sampling, greedy=self.config.greedy)
+        finally:
+            generator.close()
+
+
+class EvaluationPool(WorkerGroup):
+    """Rows are shared out evenly; results come back in order."""
+
+    def __init__(self, handles: list, placement: Any, config: EvaluateConfig) -> None:
+        super().__init__("evaluation", handles, placement)
+        self.timeouts = config.timeouts
+
+    def logprobs(self, sequences: list[Sequence]) -> np.ndarray:
+        """[n] float64: log p of each sequence's scored tokens, summed."""
+        refs = [handle.logprobs.remote(part) for handle, part in self._shares(sequences)]
+        return self.pending(refs, "log-probs", self.timeouts.score, np.concatenate).result() if refs else np.zeros(0)
+
+    def generate(self, requests: list[GenerateRequest]) -> list[Completion]:
+        """One completion a request."""
+        refs = [handle.generate.remote(part) for handle, part in self._shares(requests)]
+        return self.pending(
+            refs, "generation", self.timeouts.generate, lambda parts: [c for part in parts for c in part]
+        ).result()
+
+    def _shares(self, items: list) -> list[tuple[Any, list]]:
+        slices = split_evenly(len(items), len(self.handles))
+        return [(handle, items[s]) for handle, s in zip(self.handles, slices, strict=True) if s.stop > s.start]
+
+
+def role_plans(config: EvaluateConfig) -> dict[str, RolePlan]:
+    """Both roles; they run one after the other."""
+    sections = {"evaluation": config.rollout, "reward": config.reward}
+    return {
+        role: RolePlan(role, s.workers, s.cpus_per_worker, s.gpus_per_worker, s.threads_per_worker, "SPREAD")
+        for role, s in sections.items() if s is not None
+    }
+
+
+@contextmanager
+def launch_evaluators(config: EvaluateConfig, stop_ids: tuple[int, ...]) -> Iterator[EvaluationPool]:
+    """A pool for `config.model`."""
+
+    def group(handles: list, placement: Any) -> EvaluationPool:
+        return EvaluationPool(handles, placement, config)
+
+    with _launched(config, "evaluation", EvaluationWorker, (stop_ids,), group) as pool:
+        yield pool
+
+
+@contextmanager
+def launch_scorers(config: EvaluateConfig, calibrations: dict[str, tuple[float, float]]) -> Iterator[RewardPool]:
+    """The reward pool, ready to score."""
+
+    def group(handles: list, placement: Any) -> RewardPool:
+        return RewardPool(handles, placement, config, calibrations)
+
+    with _launched(config, "reward", RewardWorker, (), group) as pool:
+        pool.start().result()
+        yield pool
+
+
+@contextmanager
+def _launched(
+    config: EvaluateConfig, role: str, worker: Any, arguments: tuple, group: Callable[[list, Any], Any]
+) -> Iterator[Any]:
+    plan = role_plans(config)[role]
+    check_fits({role: plan})
+    placement = place(plan, config.timeouts.start)
+    options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
+    threads = threads_for({role: plan})[role]
+    started = group(
+        [worker.options(**options, placement_group_bundle_index=i).remote(config, *arguments, threads)
+         for i in range(plan.workers)], placement)
+    try:
+        yield started
+    finally:
+        started.shutdown()
+
+
+def _padded(sequences: list[Sequence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids, attention mask and the mask of scored tokens, [B, T] right-padded."""
+    shape = (len(sequences), max(len(s.ids) for s in sequences))
+    ids, mask, scored = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, bool)
+    for row, sequence in enumerate(sequences):
+        end = len(sequence.ids)
+        ids[row, :end], mask[row, :end], scored[row, sequence.start : end] = sequence.ids, True, True
+    return ids, mask, scored

@@ -1,0 +1,14 @@
+"""Errors as JSON, without a word of what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.responses import JSONResponse
+
+
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """`{"error": {"message", "type", "code"}}`, the shape OpenAI's clients read."""
+    kind = HTTPStatus(status).phrase.lower().replace(" ", "_")
+    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status, headers)

@@ -1,0 +1,160 @@
+"""A reward model over HTTP on Ray Serve (`medrl serve-reward`; protocol: docs/rewards.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from fastapi import FastAPI, Request
+from pydantic import Field, ValidationError
+from ray import serve
+from ray.serve import Application
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from medrl.config.base import StrictModel
+from medrl.config.serving import ServeRewardConfig
+from medrl.errors import DataError, RewardError
+from medrl.models.export import load_calibration
+from medrl.types import ScoreRequest
+from serve.auth import BearerAuth, key_digest
+from serve.errors import error_response
+
+logger = logging.getLogger("ray.serve")
+KNOWN_NAMES = {"items", "messages", "role", "content", "answer", "ended"}
+
+
+class Turn(StrictModel):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Item(StrictModel):
+    """One answer to be scored."""
+
+    messages: list[Turn] = Field(min_length=1)
+    answer: str
+    ended: bool = True
+
+
+class ScoreBody(StrictModel):
+    """The body of POST /score."""
+
+    items: list[Item] = Field(min_length=1)
+
+    def requests(self) -> list[ScoreRequest]:
+        return [ScoreRequest(tuple(t.model_dump() for t in i.messages), i.answer, i.ended) for i in self.items]
+
+
+class RewardApp:
+    """POST /score and GET /health around `score`, which takes one call at a time, in a thread of its own."""
+
+    def __init__(
+        self, config: ServeRewardConfig, score: Callable[[Sequence[ScoreRequest]], np.ndarray], calibrated: bool
+    ) -> None:
+        self.config = config
+        self.model = score
+        self.calibrated = calibrated
+        self.held = 0
+        self.thread = ThreadPoolExecutor(1)
+
+    def asgi(self, digest: bytes | None) -> ASGIApp:
+        """The app; with `digest`, the SHA-256 of a key, only /health answers without that key."""
+        app = FastAPI(openapi_url=None)
+        app.add_api_route("/score", self.score, methods=["POST"])
+        app.add_api_route("/health", self.health, methods=["GET"])
+        app.add_exception_handler(HTTPException, _as_json)  # pyright: ignore[reportArgumentType]
+        return BearerAuth(app, digest, {"/health"}) if digest else app
+
+    async def health(self) -> Response:
+        return JSONResponse({"status": "ok", "calibrated": self.calibrated})
+
+    async def score(self, request: Request) -> Response:
+        if self.held >= self.config.max_requests:
+            raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"})
+        self.held += 1
+        try:
+            requests = self._parse(await self._read(request))
+            scores = await asyncio.get_running_loop().run_in_executor(self.thread, self._score, requests)
+        finally:
+            self.held -= 1
+        return JSONResponse({"scores": scores, "calibrated": self.calibrated})
+
+    async def _read(self, request: Request) -> bytes:
+        limit, body = int(self.config.max_body_mib * 2**20), bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise HTTPException(413, f"the body is larger than max_body_mib {self.config.max_body_mib:g}")
+        return bytes(body)
+
+    def _parse(self, body: bytes) -> list[ScoreRequest]:
+        try:
+            requests = ScoreBody.model_validate_json(body).requests()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            # Of the place only what we named ourselves: a wrong key may be text of a patient.
+            known = (part if isinstance(part, int) or part in KNOWN_NAMES else "…" for part in first["loc"])
+            place = ".".join(map(str, known)) or "body"
+            raise HTTPException(422, f"{place}: {first['type']} (the form is in docs/rewards.md)") from None
+        if len(requests) > self.config.max_items:
+            raise HTTPException(413, f"{len(requests)} items are more than max_items {self.config.max_items}")
+        return requests
+
+    def _score(self, requests: list[ScoreRequest]) -> list[float]:
+        try:
+            scores = self.model(requests)
+        except RewardError as error:
+            raise HTTPException(422, f"{error.message}: {error.got}, limit {error.limit}") from None
+        except DataError as error:
+            raise HTTPException(422, error.message) from None
+        except Exception as error:
+            # Where, but not the exception's own words, which may quote the text.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("scoring failed: %s\n%s", type(error).__name__, where)
+            raise HTTPException(500, "scoring failed; the replica's log says where") from None
+        if not np.isfinite(scores).all():
+            raise HTTPException(500, "the reward model gave a score that is not a finite number")
+        return scores.tolist()
+
+
+async def _as_json(_request: Request, error: HTTPException) -> Response:
+    return error_response(error.status_code, error.detail, error.headers)
+
+
+@serve.deployment
+@serve.ingress()
+class RewardService:
+    """One replica: its own copy of the model."""
+
+    def __init__(self, config: ServeRewardConfig, digest: bytes | None) -> None:
+        from medrl.models.reward_model import RewardModel
+
+        calibration = load_calibration(config.model)
+        model = RewardModel(
+            config.model, config.dtype, name="items", max_length=config.max_length,
+            micro_batch_size=config.micro_batch_size, calibration=calibration,
+        )
+        self.app_around_model = RewardApp(config, model.score, calibration is not None)
+        self.digest = digest
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return self.app_around_model.asgi(self.digest)
+
+
+def build(config: ServeRewardConfig) -> Application:
+    """What Ray Serve runs: `medrl serve-reward`, or `serve run serve.reward:build model=DIR`."""
+    digest = key_digest(config.api_key_env) if config.api_key_env else None
+    return RewardService.options(
+        num_replicas=config.replicas,
+        max_ongoing_requests=4 * config.max_requests,  # room for the replica to refuse by itself, as JSON
+        max_queued_requests=4 * config.max_requests,  # beyond that Ray Serve says 503
+        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
+    ).bind(config, digest)

@@ -1,0 +1,96 @@
+"""A headless Chromium, spoken to through its DevTools pipe: NUL-ended JSON on file descriptors 3 and 4."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+TIMEOUT = 60.0  # seconds for one answer
+
+
+def find_chromium() -> str | None:
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+class Tab:
+    """One empty tab. `events`: what it has reported so far."""
+
+    def __init__(self, write: int, read: int) -> None:
+        self._write, self._read = write, read
+        self._rest, self._calls = b"", 0
+        self._session: dict[str, str] = {}
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = {"sessionId": session}
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """One DevTools command and its result."""
+        self._calls += 1
+        message = {"id": self._calls, "method": method, "params": params} | self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            answer = self._next(deadline)
+            if answer.get("id") == self._calls:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.events.append(answer)
+
+    def open(self, file: Path, width: int) -> None:
+        """Load a file as a screen of `width` pixels shows it."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1,
+                  mobile=width < 600)
+        self.events.clear()
+        self.call("Page.navigate", url=file.resolve().as_uri())
+        deadline = time.monotonic() + TIMEOUT
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._next(deadline))
+
+    def value(self, expression: str) -> Any:
+        """What a JavaScript expression gives."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def _next(self, deadline: float) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, "Chromium does not answer"
+            chunk = os.read(self._read, 65536)
+            assert chunk, "Chromium has ended"
+            self._rest += chunk
+        message, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(message)
+
+
+@contextmanager
+def tab(binary: str, profile: Path) -> Iterator[Tab]:
+    """A tab of a new Chromium, which is gone afterwards."""
+    (to_read, to_write), (from_read, from_write) = os.pipe(), os.pipe()
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_read, from_write)]  # clear of 3 and 4
+    arguments = [binary, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                 "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
+    process = subprocess.Popen(["bash", "-c", f'exec "$@" 3<&{high[0]} 4>&{high[1]}', "bash", *arguments],
+                               pass_fds=high, stderr=subprocess.DEVNULL)
+    for fd in (to_read, from_write, *high):
+        os.close(fd)
+    try:
+        yield Tab(to_write, from_read)
+    finally:
+        process.terminate()
+        process.wait(timeout=TIMEOUT)
+        os.close(to_write)
+        os.close(from_read)

@@ -1,0 +1,123 @@
+"""`medrl serve-reward` as a user starts it: on the real Ray Serve, asked through the remote scorer and by PPO."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from medrl.config.base import build_config
+from medrl.config.ppo import PpoConfig
+from medrl.config.rewards import HttpConfig, RewardPoolConfig, RewardSource
+from medrl.errors import RewardError
+from medrl.types import ScoreRequest
+from medrl.workers.scorers import make_scorer
+from tests.tiny import ppo_values
+
+ROOT = Path(__file__).parents[2]
+VARIABLE, KEY = "MEDRL_TEST_SCORING_KEY", "tiny-key"
+CALIBRATION = (0.1, 0.5)  # what tests.tiny writes
+
+
+@dataclass
+class Running:
+    """The command's process and where it says it listens."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def key() -> Iterator[None]:
+    """In the environment before any Ray starts: workers inherit it from there."""
+    os.environ[VARIABLE] = KEY
+    yield
+    del os.environ[VARIABLE]
+
+
+@pytest.fixture(scope="module")
+def service(key: None, tiny_run: Path) -> Iterator[Running]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["serve-reward", str(tiny_run / "reward"), f"--port={port}", f"--api-key-env={VARIABLE}", "max_items=8"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medrl", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout
+    try:
+        said = process.stdout.readline()
+        assert f"scores (calibrated) at http://127.0.0.1:{port}/score" in said
+        yield Running(process, f"http://127.0.0.1:{port}/score")
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def source(service: Running, **http) -> RewardSource:
+    return RewardSource(name="rm", url=service.url, http=HttpConfig(api_key_env=VARIABLE, batch_size=3, **http))
+
+
+def requests_of(count: int) -> list[ScoreRequest]:
+    question = {"role": "user", "content": "感冒了怎么办?"}
+    return [ScoreRequest((question,), "Rest. 多休息 " * i, i % 2 == 0) for i in range(1, count + 1)]
+
+
+def test_the_remote_scores_are_those_of_the_model_here_calibrated(service: Running, tiny_run: Path) -> None:
+    pool = RewardPoolConfig(sources=[source(service)])
+    here = RewardSource(name="rm", model=str(tiny_run / "reward"))
+    local = (make_scorer(here, pool)(requests_of(8)) - CALIBRATION[0]) / CALIBRATION[1]
+    remote = make_scorer(source(service), pool)(requests_of(8))
+    assert local.std() > 1e-3
+    np.testing.assert_allclose(remote, local, atol=1e-5)
+
+
+def test_only_health_answers_without_the_key(service: Running) -> None:
+    body = {"items": [{"messages": [{"role": "user", "content": "?"}], "answer": "!"}]}
+    health = httpx.get(service.url.replace("/score", "/health"))
+    assert health.json() == {"status": "ok", "calibrated": True}
+    assert httpx.post(service.url, json=body).status_code == 401
+    assert httpx.post(service.url, json=body, headers={"Authorization": "Bearer tiny-kez"}).status_code == 401
+    assert httpx.get(service.url.replace("/score", "/docs")).status_code == 401
+
+
+def test_limits_come_back_as_readable_errors(service: Running) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    item = {"messages": [{"role": "user", "content": "?"}], "answer": "!"}
+    many = httpx.post(service.url, json={"items": [item] * 9}, headers=headers)
+    assert many.status_code == 413 and "9 items are more than max_items 8" in many.json()["error"]["message"]
+    long = [ScoreRequest(({"role": "user", "content": "?"},), "Mustermann " * 2000, True)]
+    with pytest.raises(RewardError, match="HTTP 422"):
+        make_scorer(source(service), RewardPoolConfig(sources=[source(service)]))(long)
+    reply = httpx.post(service.url, json={"items": [item | {"answer": "Mustermann " * 2000}]}, headers=headers)
+    assert "max_length 1024" in reply.json()["error"]["message"] and "Mustermann" not in reply.text
+
+
+def test_ppo_takes_a_step_with_it_as_its_reward(service: Running, ray_cluster, tiny_run: Path) -> None:
+    from medrl.stages.ppo import run_ppo
+
+    values = ppo_values(tiny_run, name="remote", steps=1, rollout={"engine": "hf"}, critic={"init": "policy"})
+    values["reward"] = {"sources": [source(service).model_dump(exclude_defaults=True)]}
+    summary = run_ppo(build_config(PpoConfig, values))
+    run = Path(summary["run_dir"])
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["rollout/raw_score_std"] > 0
+    assert row["source/rm"] == pytest.approx(row["rollout/raw_score_mean"], rel=1e-5)  # not calibrated a second time
+    assert not any(KEY in file.read_text(errors="ignore") for file in run.rglob("*") if file.is_file())
+
+
+def test_sigterm_ends_it_and_frees_the_port(service: Running) -> None:
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(service.url)
