@@ -6,7 +6,7 @@ LOCKS := requirements/uv.txt requirements/torch-cpu.txt requirements/cpu.txt req
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast test-slow bench lint format docs lock wheel wheel-smoke clean
+.PHONY: help setup demo test test-fast test-slow bench real lint format docs lock wheel wheel-smoke clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -16,7 +16,7 @@ setup: .venv/.stamp ## make or update .venv (CPU)
 .venv/.stamp: $(LOCKS) pyproject.toml requirements/install.sh
 	@bash requirements/install.sh
 
-demo: setup ## the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge
+demo: setup ## the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge, evaluate
 	$(BIN)/medrl demo
 
 test: setup ## all tests but the slow ones
@@ -30,6 +30,9 @@ test-slow: setup ## the tests marked slow
 
 bench: setup ## learning against the closed-form optimum, printed as a table
 	$(PYTEST) tests/benchmarks -m slow -s
+
+real: setup ## every stage, a few steps each, on data from elsewhere: make real DATA=DIR
+	$(BIN)/python -m tests.real "$(DATA)"
 
 lint: setup ## ruff, basedpyright and import-linter
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from medrl.hashing import file_hash
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+Found = tuple[int, Path, dict[str, Any]]  # step, folder and meta of a complete checkpoint
 FULL_BYTES = 1 << 20  # a disk with less room than this is full
 
 
@@ -40,7 +41,7 @@ def save(root: str | Path, step: int, write: Callable[[Path], None], keep_last: 
     return final
 
 
-def latest(root: str | Path, report: Callable[[str], None] = print) -> tuple[int, Path, dict[str, Any]] | None:
+def latest(root: str | Path, report: Callable[[str], None] = print) -> Found | None:
     """Step, folder and meta of the newest complete checkpoint, or None. Damaged ones are skipped, with the reason."""
     for step, path in reversed(_steps(Path(root))):
         defect = _defect(path)
@@ -48,6 +49,21 @@ def latest(root: str | Path, report: Callable[[str], None] = print) -> tuple[int
             return step, path, load_meta(path)
         report(f"skipping checkpoint {path}: {defect}")
     return None
+
+
+def find(root: str | Path, config: Mapping[str, Any], report: Callable[[str], None] = print) -> Found | None:
+    """The newest complete checkpoint that a run with `config` may continue from; None when there is none at all.
+
+    Raises CheckpointError when it belongs to another config.
+    """
+    found = latest(root, report)
+    if found is None:
+        report(f"no checkpoint under {root}: starting from step 0")
+        return None
+    step, path, meta = found
+    check_config(meta["config"], config)
+    report(f"continuing after step {step} from {path}")
+    return found
 
 
 def load_meta(path: str | Path) -> dict[str, Any]:

@@ -91,3 +91,15 @@ class RegistryError(MedrlError):
 
 class GateError(RegistryError):
     """A version's evaluation does not keep the limits for a champion."""
+
+
+class DatabaseError(MedrlError):
+    """A database is missing, cannot be reached, or cannot be written to."""
+
+    exit_code = 3
+
+
+class AuditError(MedrlError):
+    """The audit's chain is broken, or a record of it cannot be kept."""
+
+    exit_code = 3

@@ -17,6 +17,7 @@ from medrl.workers.cluster import connect
 from medrl.workers.interrupt import Interrupted, Interrupts
 
 REWARD_APP = "serve.reward:build"
+APP_NAME = "reward"
 CPUS_OF_SERVE = 1.0  # Ray Serve's own controller and proxy
 
 
@@ -32,29 +33,38 @@ def run_serve_reward(config: ServeRewardConfig) -> None:
     check_port(config.host, config.port)
     cpus = config.replicas * config.cpus_per_replica + CPUS_OF_SERVE
     with connect(config.ray, cpus), Interrupts().installed():  # in this order: Ray installs signal handlers of its own
-        from ray import serve
-
         try:
-            _start(config)
-            kind = "calibrated" if calibrated else "raw: the model has no calibration.json"
-            print(f"scores ({kind}) at http://{config.host}:{config.port}/score", flush=True)
-            threading.Event().wait()
+            _serve(config, "calibrated" if calibrated else "raw: the model has no calibration.json")
         except Interrupted as interrupt:
             raise SystemExit(interrupt.exit_code) from None
-        finally:
-            serve.shutdown()
 
 
-def _start(config: ServeRewardConfig) -> None:
+def _serve(config: ServeRewardConfig, scores: str) -> None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         serve.start(http_options={"host": config.host, "port": config.port})
-        serve.run(import_path(REWARD_APP)(config), name="reward")
+        try:
+            serve.run(import_path(REWARD_APP)(config), name=APP_NAME)
+            print(f"scores ({scores}) at http://{config.host}:{config.port}/score", flush=True)
+            threading.Event().wait()
+        except RuntimeError as error:
+            raise WorkerError("the reward model did not start", got=_replica_error() or str(error)) from None
+        finally:
+            serve.delete(APP_NAME)  # waits for running requests; the end of the local cluster would cut them off
     except (RayServeException, RuntimeError, TimeoutError) as error:
         raise WorkerError("Ray Serve did not start", got=str(error)[:500]) from None
+
+
+def _replica_error() -> str:
+    """The end of the traceback that Ray Serve keeps of a replica that failed."""
+    from ray import serve
+
+    application = serve.status().applications.get(APP_NAME)
+    messages = [deployment.message for deployment in application.deployments.values()] if application else []
+    return "\n".join(messages)[-600:]
 
 
 def import_path(path: str) -> Any:

@@ -156,5 +156,6 @@ def build(config: ServeRewardConfig) -> Application:
         num_replicas=config.replicas,
         max_ongoing_requests=4 * config.max_requests,  # room for the replica to refuse by itself, as JSON
         max_queued_requests=4 * config.max_requests,  # beyond that Ray Serve says 503
+        max_constructor_retry_count=1,  # a model that cannot be loaded now cannot be loaded a minute later
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
     ).bind(config, digest)

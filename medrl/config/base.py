@@ -45,7 +45,11 @@ def load_config(model: type[ConfigT], path: str | Path, overrides: list[str] | t
 
     Raises ConfigError listing every problem with its path, the limit, the value and a remedy.
     """
-    path = Path(path)
+    values = _read(Path(path)) if path else {}
+    return build_config(model, values, source=str(path or "command line"), overrides=overrides)
+
+
+def _read(path: Path) -> dict:
     if not path.is_file():
         raise ConfigError(
             f"no config file at {path}", remedy="give the path of a YAML file, for example configs/demo/ppo.yaml"
@@ -56,7 +60,7 @@ def load_config(model: type[ConfigT], path: str | Path, overrides: list[str] | t
         raise ConfigError(f"{path} is not valid YAML", got=str(error)) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of keys", got=type(values).__name__)
-    return build_config(model, values, source=str(path), overrides=overrides)
+    return values
 
 
 def build_config(

@@ -113,6 +113,37 @@ class TrainingConfig(StrictModel):
         default=None, description="DeepSpeed ZeRO stage; null: plain data parallel"
     )
     max_length: int = Field(default=512, ge=8, description="tokens per sequence")
+    eval_every: int | None = Field(
+        default=None, ge=1,
+        description="steps between evaluations on held-out data, whose best weights are what is saved; null: the last "
+        "weights are saved, and evaluated",
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after this many evaluations without a better held-out loss; null: never"
+    )
+
+    @model_validator(mode="after")
+    def _evaluations(self):
+        if self.patience and not self.eval_every:
+            raise ValueError("patience counts evaluations during training: set eval_every")
+        if self.eval_every and self.zero_stage == 3:
+            raise ValueError("eval_every needs whole weights on every worker: use zero_stage 0, 1 or 2")
+        return self
+
+
+class CheckpointConfig(StrictModel):
+    """When to save, and how many to keep."""
+
+    every: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: only at the end")
+    keep_last: int = Field(default=2, ge=1, description="complete checkpoints to keep")
+
+
+class SupervisedCheckpointConfig(CheckpointConfig):
+    """When to save, and how many to keep."""
+
+    every: int | None = Field(
+        default=None, ge=1, description="steps between checkpoints, one at the end besides; null: none at all"
+    )
 
 
 class ScalingConfig(StrictModel):
@@ -123,6 +154,9 @@ class ScalingConfig(StrictModel):
     gpus_per_worker: float = Field(default=0.0, ge=0, description="GPUs reserved for each worker (0: CPU)")
     threads_per_worker: int | None = Field(
         default=None, ge=1, description="torch threads a worker; null: the CPUs of the machine over the workers"
+    )
+    max_failures: int = Field(
+        default=0, ge=0, description="how often workers that failed are started again, from the newest checkpoint"
     )
 
 
@@ -187,6 +221,7 @@ class SupervisedConfig(StageConfig):
     model: ModelConfig
     lora: LoraConfig | None = Field(default=None, description="null: full fine-tuning")
     training: TrainingConfig = TrainingConfig()
+    checkpoint: SupervisedCheckpointConfig = SupervisedCheckpointConfig()
     scaling: ScalingConfig = ScalingConfig()
 
     @model_validator(mode="after")

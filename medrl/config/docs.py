@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from medrl.config.audit import AuditSection
 from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
 from medrl.config.evaluate import EvaluateConfig
+from medrl.config.feedback import FeedbackSection
 from medrl.config.pipeline import MergeConfig, PipelineConfig, ReportConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.registry import RegistryConfig
@@ -33,6 +35,8 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
     ("`medrl pipeline`: a link of the stage `report`", ReportConfig, StageConfig),
     ("`medrl register`, `versions`, `promote`, `rollback` (`--config FILE`)", RegistryConfig, StrictModel),
+    ("`medrl audit`, and serving", AuditSection, StrictModel),
+    ("`medrl feedback`, and serving", FeedbackSection, StrictModel),
 ]
 INTRODUCTION = """# Config reference
 
@@ -49,9 +53,18 @@ def config_reference() -> str:
     """The whole reference as Markdown: one table a chapter, keys shared by several stages once."""
     parts = [INTRODUCTION]
     for title, model, base in CHAPTERS:
-        fields = {name: field for name, field in model.model_fields.items() if name not in base.model_fields}
-        parts.append(f"## {title}\n\n{_summary(model)}\n\n{_table(_rows(fields))}")
+        parts.append(f"## {title}\n\n{_summary(model)}\n\n{_table(_added_rows(model, base))}")
     return "\n".join(parts)
+
+
+def _added_rows(model: type[BaseModel], base: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """The settings that `model` has beyond `base`, also those in sections that both have."""
+    for name, field in model.model_fields.items():
+        before = base.model_fields.get(name)
+        if before is None:
+            yield from _rows({name: field}, prefix)
+        elif (section := _section(field.annotation)[0]) and (known := _section(before.annotation)[0]):
+            yield from _added_rows(section, known, f"{prefix}{name}.")
 
 
 def _rows(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

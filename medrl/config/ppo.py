@@ -7,7 +7,16 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from medrl.config.base import StrictModel
-from medrl.config.common import DataChecks, DType, LoraConfig, MlflowConfig, ModelConfig, StageConfig, TimeoutsConfig
+from medrl.config.common import (
+    CheckpointConfig,
+    DataChecks,
+    DType,
+    LoraConfig,
+    MlflowConfig,
+    ModelConfig,
+    StageConfig,
+    TimeoutsConfig,
+)
 from medrl.config.rewards import RewardPoolConfig, RewardShaping
 
 
@@ -232,13 +241,6 @@ class RolloutConfig(EngineConfig):
         gt=0,
         description="largest probe log-prob gap after a sync; null: 1e-3 in float32, 0.15 in bfloat16",
     )
-
-
-class CheckpointConfig(StrictModel):
-    """When to save, and how many to keep."""
-
-    every: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: only at the end")
-    keep_last: int = Field(default=2, ge=1, description="complete checkpoints to keep")
 
 
 class EvaluationConfig(StrictModel):

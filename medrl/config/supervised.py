@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medrl.config.base import StrictModel
-from medrl.config.common import DataChecks, SupervisedConfig, SupervisedData
+from medrl.config.common import DataChecks, SupervisedConfig, SupervisedData, TrainingConfig
 
 
 class TextData(DataChecks):
@@ -41,10 +41,24 @@ class PretrainConfig(SupervisedConfig):
     data: TextData
 
 
+class SftTrainingConfig(TrainingConfig):
+    """Optimisation of SFT (TRL under Ray Train)."""
+
+    neftune_alpha: float | None = Field(
+        default=None, gt=0,
+        description="uniform noise of ±alpha / sqrt(tokens · width) on the input embeddings (NEFTune, Jain 2023)",
+    )
+    packing: bool = Field(
+        default=False,
+        description="several conversations in a row of max_length, none of which sees another; batch_size counts rows",
+    )
+
+
 class SftConfig(SupervisedConfig):
     """`medrl sft`: training on conversations, loss on assistant tokens only."""
 
     data: ConversationData
+    training: SftTrainingConfig = SftTrainingConfig()  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class RewardConfig(SupervisedConfig):

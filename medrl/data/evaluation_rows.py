@@ -64,4 +64,4 @@ def _texts(row: Row, key: str) -> list[str]:
     values = row.get(key)
     if not isinstance(values, list) or not values:
         raise BadRow(f"`{key}` must be a list of strings that is not empty, got {kind_of_value(values)}")
-    return [text_of({str(i): text}, str(i), f"{key}[{i}]") for i, text in enumerate(values)]
+    return [text_of({name: text}, name) for i, text in enumerate(values) for name in (f"{key}[{i}]",)]

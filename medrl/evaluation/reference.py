@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import Tokenizer
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
@@ -15,13 +13,18 @@ from medrl.evaluation.language import is_chinese, units
 from medrl.evaluation.measured import Answer
 
 
-class _Units(Tokenizer):
-    def tokenize(self, text: str) -> list[str]:
+class _Units:
+    """rouge_score's interface of a tokenizer; its own one drops all that is not ASCII."""
+
+    @staticmethod
+    def tokenize(text: str) -> list[str]:
         return units(text)
 
 
 def rouge_l(answers: Sequence[Answer], bootstrap: Bootstrap) -> Estimate:
     """F1 of the longest common subsequence of words, of characters in Chinese (Lin 2004); mean over answers."""
+    from rouge_score.rouge_scorer import RougeScorer  # takes seconds (nltk), and PPO imports all metrics
+
     scorer = RougeScorer(["rougeL"], tokenizer=_Units())
     scores = [scorer.score_multi(list(a.references), a.text)["rougeL"].fmeasure for a in answers]
     return bootstrap.mean([100 * score for score in scores])

@@ -52,13 +52,19 @@ def of_training(samples: Sequence[dict[str, Any]]) -> Answers | None:
 
 
 def of_evaluation(samples: Sequence[dict[str, Any]]) -> Answers | None:
-    """The model's answers with the baseline's beside them; None when there are none."""
+    """The model's answers with the baseline's beside them, of all sets in turn; None when there are none."""
     if not samples:
         return None
+    rank: dict[str, int] = {}
+    turns = []
+    for row in samples:
+        rank[row["set"]] = rank.get(row["set"], 0) + 1
+        turns.append((rank[row["set"]], row))
+    shown = [row for _, row in sorted(turns, key=lambda turn: turn[0])[:MAX_ANSWERS]]
     return Answers(
         "baseline", "model",
         [_answer(row["messages"], row["baseline_answer"], row["answer"], row["baseline_score"], row["score"],
-                 row["reference"], row["set"]) for row in samples[:MAX_ANSWERS]],
+                 row["reference"], row["set"]) for row in shown],
         len(samples),
     )
 

@@ -15,6 +15,7 @@ PIPELINE_FILE = "pipeline.json"
 KINDS = {
     "evaluation.json": "evaluation",
     "samples.jsonl": "ppo",
+    "summary.json": "ppo",
     "metrics.jsonl": "supervised",
     "report.json": "supervised",
     "merge.json": "merge",

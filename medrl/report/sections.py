@@ -30,7 +30,7 @@ PPO_CHARTS = (
     ("Generation speed", "tokens/s", {"rollout": "rollout/tokens_per_second"}),
 )
 SUPERVISED_CHARTS = (
-    ("Loss", "", {"training": "loss"}),
+    ("Loss", "", {"training": "loss", "held-out": "eval_loss"}),
     ("Learning rate", "", {"training": "lr"}),
     ("Gradient norm", "", {"training": "grad_norm"}),
 )
@@ -101,7 +101,7 @@ def _ppo(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "notice": notice,
         "headline": _changes(run, before, after),
-        "facts": [("steps", str(len(run.steps))), *_engines(run)],
+        "facts": [("steps", str(run.result.get("steps", len(run.steps)))), *_engines(run)],
         "charts": [*_charts(rows, PPO_CHARTS), *_phases(run.steps)],
         "answers": of_training(run.samples),
     }
@@ -156,6 +156,11 @@ def _changes(run: Run, before: dict[str, float], after: dict[str, float]) -> lis
         gain, spread = after["score_mean"] - before["score_mean"], before["score_std"]
         note = f"{signed(gain / spread)} standard deviations of the scores before" if spread else ""
         figures.append(Figure("Held-out reward", signed(after["score_mean"]), signed(before["score_mean"]), "", note))
+    if "win_rate" in after:
+        note = "against the answers before"
+        if "win_rate_low" in after:
+            note += f"; 95 % interval {short(after['win_rate_low'])} to {short(after['win_rate_high'])}"
+        figures.append(Figure("Win rate", short(after["win_rate"]), "", "", note))
     kl = [row["rollout/kl_sum_mean"] for row in run.steps if row.get("rollout/kl_sum_mean") is not None]
     if kl:
         note = f"sum over an answer, last step; mean {short(statistics.fmean(kl))} over {len(kl)} steps"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medrl.lora.reference import ReferenceSpec
 
 
-def run_dpo(config: DpoConfig) -> dict[str, Any]:
+def run_dpo(config: DpoConfig, resume: bool = False) -> dict[str, Any]:
     """Train on preference pairs and write `<run_dir>`: the model, report.json, config.yaml, metrics.jsonl.
 
     The reference is what training starts from: the base with a fresh adapter off, a named adapter, or in full
@@ -25,6 +25,7 @@ def run_dpo(config: DpoConfig) -> dict[str, Any]:
     Raises DataError, ModelError, ConfigError, or AdapterError for a reference that is none, before any worker starts;
     AdapterError when the first loss shows that the policy does not start at its reference, TrainingError when the loss
     is not finite, WorkerError when a worker dies.
+    With `resume` the run goes on from its newest checkpoint; CheckpointError if that is of another config.
     """
     tokenizer = checked_tokenizer(config)
     check_tokenizer(tokenizer)
@@ -32,7 +33,7 @@ def run_dpo(config: DpoConfig) -> dict[str, Any]:
     files = {"train": config.data.train, "eval": config.data.eval}
     length = config.training.max_length
     rows = {name: pair_rows(tokenizer, path, length, config.data) for name, path in files.items()}
-    return run_stage("dpo", config, partial(_train, reference=reference), rows)
+    return run_stage("dpo", config, partial(_train, reference=reference), rows, resume)
 
 
 def checked_reference(config: DpoConfig) -> ReferenceSpec:
@@ -54,8 +55,8 @@ def _train(job: Job, tables: dict[str, pa.Table], reference: ReferenceSpec) -> d
 
     from medrl.models.device import pick_device
     from medrl.models.loading import load_causal_lm
-    from medrl.stages.dpo_trainer import ExactDPOTrainer, first_loss, pair_margins, with_reference
-    from medrl.workers.evaluation import preference
+    from medrl.stages.dpo_trainer import ExactDPOTrainer, first_loss, pair_figures, with_reference
+    from medrl.workers.evaluation import saved_causal
     from medrl.workers.training import build_model, fit, training_arguments
 
     config = job.config
@@ -66,7 +67,7 @@ def _train(job: Job, tables: dict[str, pa.Table], reference: ReferenceSpec) -> d
     )
     model = build_model(job, load_causal_lm, "causal").to(pick_device())
     tables = with_reference(model, reference, tables)
-    outcome = fit(job, model, tables["train"], ExactDPOTrainer, arguments, first_loss(config, tables["train"]))
-    trained = load_causal_lm(config.model.model_copy(update={"path": str(job.model)}))
-    trained.to(pick_device())  # pyright: ignore[reportArgumentType]
-    return outcome | preference(config.beta * pair_margins(trained, tables["eval"]))
+    measure = partial(pair_figures, config=config, table=tables["eval"])
+    expected = first_loss(config, tables["train"])
+    outcome = fit(job, model, tables["train"], ExactDPOTrainer, arguments, measure, expected)
+    return outcome | measure(saved_causal(job))

@@ -14,8 +14,8 @@ from trl import DPOTrainer
 from medrl.config.supervised import DpoConfig
 from medrl.lora.manifest import check_manifest, manifest
 from medrl.lora.reference import ReferenceSpec, attach_reference, reference_active
-from medrl.workers.evaluation import answer_logprobs
-from medrl.workers.training import FirstLoss
+from medrl.workers.callbacks import FirstLoss
+from medrl.workers.evaluation import answer_logprobs, preference, preference_loss
 
 SIDES = ("chosen", "rejected")
 
@@ -61,12 +61,19 @@ def _pairs_with_reference(model: Any, table: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def pair_margins(model: Any, table: pa.Table) -> np.ndarray:
-    """How much more than its reference `model` prefers the chosen answers [n], on a table of `with_reference`."""
+def pair_figures(model: Any, config: DpoConfig, table: pa.Table) -> dict[str, Any]:
+    """Loss, accuracy and margin (of β·log(policy / reference), chosen less rejected) on a table of `with_reference`."""
     prompts = table["prompt_ids"].to_pylist()
-    gains = [answer_logprobs(model, prompts, table[f"{side}_ids"].to_pylist()) - table[f"ref_{side}_logps"].to_numpy()
-             for side in SIDES]
-    return gains[0] - gains[1]
+    gains, lengths = [], []
+    for side in SIDES:
+        answers = table[f"{side}_ids"].to_pylist()
+        gains.append(answer_logprobs(model, prompts, answers) - table[f"ref_{side}_logps"].to_numpy())
+        lengths.append(np.array([len(ids) for ids in answers]))
+    margins = config.beta * (gains[0] - gains[1])
+    by_token = gains[0] / lengths[0] - gains[1] / lengths[1]
+    loss = {"sigmoid": preference_loss(margins), "hinge": float(np.maximum(0, 1 - margins).mean()),
+            "ipo": float(((by_token - 1 / (2 * config.beta)) ** 2).mean())}[config.loss]
+    return preference(margins) | {"eval_loss": loss}
 
 
 def first_loss(config: DpoConfig, table: pa.Table) -> FirstLoss:

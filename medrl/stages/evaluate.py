@@ -16,7 +16,7 @@ from medrl.evaluation.safety import rule_counts
 from medrl.models.loading import check_model_dir
 from medrl.rollout.base import check_context
 from medrl.run_dir import create_run_dir, write_json
-from medrl.stages.evaluate_rows import LoadedSet, encode_work, load_sets, measured
+from medrl.stages.evaluate_rows import LoadedSet, Work, encode_work, load_sets, measured
 from medrl.stages.evaluate_tables import metric_table, rule_table
 from medrl.timer import Timer
 from medrl.types import ScoreRequest
@@ -43,12 +43,13 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         check_model_dir(one.model.path)
         check_context(one.model, config.max_length)
     calibrations = check_sources(config.reward, calibrate=True) if config.reward else {}
+    work = {name: encode_work(one, sets) for name, one in models.items()}
     run_dir, timer = create_run_dir(config), Timer()
     with connect(config.ray, total_cpus(role_plans(config))):
-        found = {name: measure(one, sets, timer) for name, one in models.items()}
+        found = {name: measure(one, work[name], sets, timer) for name, one in models.items()}
         if config.reward:
             with timer("score"), launch_scorers(config, calibrations) as pool:
-                found = {name: _scored(pool, results) for name, results in found.items()}
+                found = {name: _scored(pool, rows) for name, rows in found.items()}
     with timer("metrics"):
         content = results(config, sets, found["model"], found.get("baseline"))
     content["seconds"] = {phase: round(seconds, 2) for phase, seconds in timer.seconds.items()}
@@ -57,9 +58,8 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return content
 
 
-def measure(config: EvaluateConfig, sets: Sequence[LoadedSet], timer: Timer) -> Measured:
-    """Everything that `config.model` has to do. Its workers are gone at the end, and all memory with them."""
-    work = encode_work(config, sets)
+def measure(config: EvaluateConfig, work: Work, sets: Sequence[LoadedSet], timer: Timer) -> Measured:
+    """Have `config.model` do its work. Its workers are gone at the end, and all memory with them."""
     logprobs: dict[str, list[list[float]]] = {}
     completions: dict[str, list] = {}
     with launch_evaluators(config, work.stop_ids) as pool:

@@ -17,7 +17,7 @@ from medrl.evaluation.measured import Answer, Choice, Passage
 from medrl.models.loading import load_tokenizer
 from medrl.rollout.base import GenerateRequest, request_seed
 from medrl.types import Completion, Message, Prompt
-from medrl.workers.evaluate import Sequence as Scored
+from medrl.workers.evaluate import ScoredSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,12 +58,13 @@ class Work:
     """What one model has to read and to answer, set by set; results come back in the same order."""
 
     tokenizer: PreTrainedTokenizerBase
-    sequences: dict[str, list[list[Scored]]] = field(default_factory=dict)  # set → row → its pieces or options
+    sequences: dict[str, list[list[ScoredSequence]]] = field(default_factory=dict)  # set → row → its pieces or options
     requests: dict[str, list[GenerateRequest]] = field(default_factory=dict)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        return end_token_ids(self.tokenizer)
+        """Tokens that end an answer; a model that only reads text needs none."""
+        return end_token_ids(self.tokenizer) if self.requests else ()
 
 
 def encode_work(config: EvaluateConfig, sets: Sequence[LoadedSet]) -> Work:
@@ -77,20 +78,22 @@ def encode_work(config: EvaluateConfig, sets: Sequence[LoadedSet]) -> Work:
         if chosen.reads:
             work.sequences[name] = [_sequences(tokenizer, row, config.max_length) for row in chosen.rows]
             for number, sequences in enumerate(work.sequences[name], start=1):
-                _check_length(name, number, max(len(s.ids) for s in sequences), config.max_length)
+                _check_length(name, number, max((len(s.ids) for s in sequences), default=0), config.max_length)
+            if not any(work.sequences[name]):
+                raise DataError(f"set {name!r}: no token to predict", limit="passages of two tokens or more")
         if chosen.answers:
             work.requests[name] = _requests(config, tokenizer, chosen)
     return work
 
 
-def _sequences(tokenizer: PreTrainedTokenizerBase, row: Any, length: int) -> list[Scored]:
+def _sequences(tokenizer: PreTrainedTokenizerBase, row: Any, length: int) -> list[ScoredSequence]:
     """The pieces of a passage, or a question with each of its options as the answer."""
     if isinstance(row, str):
         ids = tokenizer.encode(row, add_special_tokens=False)
         pieces = [tuple(ids[i : i + length]) for i in range(0, len(ids), length)]
-        return [Scored(piece, 1) for piece in pieces]
+        return [ScoredSequence(piece, 1) for piece in pieces if len(piece) > 1]  # nothing predicts the first
     start = len(encode_prompt(tokenizer, row.messages))
-    return [Scored(tuple(encode_answer(tokenizer, row.messages, o, ended=True)), start) for o in row.options]
+    return [ScoredSequence(tuple(encode_answer(tokenizer, row.messages, o, ended=True)), start) for o in row.options]
 
 
 def _requests(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, chosen: LoadedSet) -> list[GenerateRequest]:
@@ -118,7 +121,7 @@ def measured(work: Work, chosen: LoadedSet, logprobs: list[list[float]], complet
     name, texts = chosen.config.name, [decode_answer(work.tokenizer, c.ids) for c in completions]
     if chosen.config.task == "text":
         tokens = [sum(len(s.ids) - s.start for s in sequences) for sequences in work.sequences[name]]
-        return [Passage(sum(parts), count) for parts, count in zip(logprobs, tokens, strict=True)]
+        return [Passage(sum(parts), count) for parts, count in zip(logprobs, tokens, strict=True) if count]
     if chosen.config.task == "choice":
         return [
             Choice(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medrl import checkpoint
 from medrl.algo.kl import KlController
+from medrl.checkpoint import Found
 from medrl.config.ppo import PpoConfig
 from medrl.data.prompts import PromptStream
 from medrl.errors import ConfigError
@@ -19,27 +20,18 @@ from medrl.workers.launch import Workers
 FREE_KEYS = ("output_dir", "name", "ray", "checkpoint", "evaluation", "tracking", "mlflow", "timeouts")
 
 
-Found = tuple[int, Path, dict]  # step, folder and meta of a complete checkpoint
-
-
 def find_checkpoint(config: PpoConfig, report: Callable[[str], None] = print) -> Found | None:
     """The newest complete checkpoint of this run, before any worker starts; None when there is none.
 
     Raises CheckpointError when it belongs to another config, ConfigError when nothing is left to do.
     """
-    found = checkpoint.latest(checkpoint_root(config))
-    if found is None:
-        report(f"no checkpoint under {checkpoint_root(config)}: starting from step 0")
-        return None
-    step, path, meta = found
-    checkpoint.check_config(meta["config"], config_fingerprint(config))
-    if step >= config.steps:
+    found = checkpoint.find(checkpoint_root(config), config_fingerprint(config), report)
+    if found and found[0] >= config.steps:
         raise ConfigError(
-            f"the run is complete: its newest checkpoint is of step {step}",
+            f"the run is complete: its newest checkpoint is of step {found[0]}",
             limit=f"a checkpoint before step {config.steps}",
             remedy="nothing is left to do; train on by starting a new run from its merged model",
         )
-    report(f"continuing after step {step} from {path}")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medrl.config.common import DataChecks
@@ -17,17 +18,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def run_pretrain(config: PretrainConfig) -> dict[str, Any]:
+def run_pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
     """Train on plain text and write `<run_dir>`: the model, report.json, config.yaml, metrics.jsonl.
 
     Returns the report. Raises DataError, ModelError or ConfigError before any worker starts, TrainingError when the
     loss is not finite, WorkerError when a worker dies.
+    With `resume` the run goes on from its newest checkpoint; CheckpointError if that is of another config.
     """
     tokenizer = checked_tokenizer(config)
     files = {"train": config.data.train, "eval": config.data.eval}
     length = config.training.max_length
     rows = {name: text_rows(tokenizer, path, length, config.data) for name, path in files.items() if path}
-    return run_stage("pretrain", config, _train, rows)
+    return run_stage("pretrain", config, _train, rows, resume)
 
 
 def text_rows(
@@ -60,9 +62,11 @@ def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
     from trl import SFTConfig, SFTTrainer
 
     from medrl.models.loading import load_causal_lm
-    from medrl.workers.evaluation import evaluate_causal
+    from medrl.workers.evaluation import causal_figures, saved_causal
     from medrl.workers.training import build_model, fit, training_arguments
 
     arguments = SFTConfig(**training_arguments(job), dataset_kwargs={"skip_prepare_dataset": True})
-    outcome = fit(job, build_model(job, load_causal_lm, "causal"), tables["train"], SFTTrainer, arguments)
-    return outcome | (evaluate_causal(job, tables["eval"]) if "eval" in tables else {})
+    model = build_model(job, load_causal_lm, "causal")
+    measure = partial(causal_figures, table=tables["eval"]) if "eval" in tables else None
+    outcome = fit(job, model, tables["train"], SFTTrainer, arguments, measure)
+    return outcome | (measure(saved_causal(job)) if measure else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medrl.config.common import ModelConfig, SupervisedData
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def run_reward(config: RewardConfig) -> dict[str, Any]:
+def run_reward(config: RewardConfig, resume: bool = False) -> dict[str, Any]:
     """Train on preference pairs and write `<run_dir>`: the model, report.json, config.yaml, metrics.jsonl.
 
     The model directory also gets calibration.json: mean and deviation of its scores of SFT answers. Returns the
     report. Raises DataError, ModelError or ConfigError before any worker starts, TrainingError when the loss is not
     finite or all answers score the same, WorkerError when a worker dies.
+    With `resume` the run goes on from its newest checkpoint; CheckpointError if that is of another config.
     """
     tokenizer = checked_tokenizer(config)
     check_tokenizer(tokenizer)
@@ -33,7 +35,7 @@ def run_reward(config: RewardConfig) -> dict[str, Any]:
     rows = {name: pair_rows(tokenizer, path, max_length, data) for name, path in files.items()}
     if data.calibration:
         rows["calibration"] = answer_rows(tokenizer, data.calibration, max_length, data)
-    return run_stage("reward", config, _train, rows)
+    return run_stage("reward", config, _train, rows, resume)
 
 
 def answer_rows(
@@ -57,8 +59,17 @@ def _train(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
     from medrl.workers.training import build_model, fit, training_arguments
 
     arguments = TrlRewardConfig(**training_arguments(job))
-    outcome = fit(job, build_model(job, _load_classifier, "scalar"), tables["train"], RewardTrainer, arguments)
+    model = build_model(job, _load_classifier, "scalar")
+    outcome = fit(job, model, tables["train"], RewardTrainer, arguments, partial(_held_out, table=tables["eval"]))
     return outcome | _measure(job, tables)
+
+
+def _held_out(model: Any, table: pa.Table) -> dict[str, Any]:
+    """Figures of the classifier in training."""
+    from medrl.workers.evaluation import classifier_scores, preference, preference_loss
+
+    margins = classifier_scores(model, table["chosen_ids"]) - classifier_scores(model, table["rejected_ids"])
+    return preference(margins) | {"eval_loss": preference_loss(margins)}
 
 
 def _load_classifier(model: ModelConfig) -> PreTrainedModel:
@@ -75,7 +86,7 @@ def _measure(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
     import torch.distributed as dist
 
     from medrl.models.export import save_calibration
-    from medrl.workers.evaluation import preference, score_answers
+    from medrl.workers.evaluation import preference, preference_loss, score_answers
 
     pairs, answers = tables["eval"], tables.get("calibration")
     columns = [pairs["chosen_ids"], pairs["rejected_ids"], *([answers["input_ids"]] if answers else [])]
@@ -91,8 +102,9 @@ def _measure(job: Job, tables: dict[str, pa.Table]) -> dict[str, Any]:
             save_calibration(folder, mean, std)
         _set_pad_token(job)
     return preference(margins) | {
-            "chosen_mean": float(chosen.mean()), "rejected_mean": float(rejected.mean()),
-            "calibration_mean": mean, "calibration_std": std}
+        "eval_loss": preference_loss(margins), "chosen_mean": float(chosen.mean()),
+        "rejected_mean": float(rejected.mean()), "calibration_mean": mean, "calibration_std": std,
+    }
 
 
 def _set_pad_token(job: Job) -> None:

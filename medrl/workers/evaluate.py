@@ -21,7 +21,7 @@ from medrl.workers.runtime import prepare_worker, split_evenly
 
 
 @dataclass(frozen=True)
-class Sequence:
+class ScoredSequence:
     """Token ids, of which those from `start` on are to be scored given all before them. `start` ≥ 1."""
 
     ids: tuple[int, ...]
@@ -36,7 +36,7 @@ class EvaluationWorker:
         prepare_worker(threads, seed=config.seed)
         self.config, self.stop_ids = config, stop_ids
 
-    def logprobs(self, sequences: list[Sequence]) -> np.ndarray:
+    def logprobs(self, sequences: list[ScoredSequence]) -> np.ndarray:
         """[n] float64: log p of each sequence's scored tokens, summed."""
         import torch
 
@@ -77,7 +77,7 @@ class EvaluationPool(WorkerGroup):
         super().__init__("evaluation", handles, placement)
         self.timeouts = config.timeouts
 
-    def logprobs(self, sequences: list[Sequence]) -> np.ndarray:
+    def logprobs(self, sequences: list[ScoredSequence]) -> np.ndarray:
         """[n] float64: log p of each sequence's scored tokens, summed."""
         refs = [handle.logprobs.remote(part) for handle, part in self._shares(sequences)]
         return self.pending(refs, "log-probs", self.timeouts.score, np.concatenate).result() if refs else np.zeros(0)
@@ -144,7 +144,7 @@ def _launched(
         started.shutdown()
 
 
-def _padded(sequences: list[Sequence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _padded(sequences: list[ScoredSequence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """ids, attention mask and the mask of scored tokens, [B, T] right-padded."""
     shape = (len(sequences), max(len(s.ids) for s in sequences))
     ids, mask, scored = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, bool)

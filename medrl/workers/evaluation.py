@@ -1,7 +1,4 @@
-"""Evaluation of a model that a supervised stage has saved: what the next stage gets is what is measured.
-
-Rows are shared out over the training workers; each loads the saved model.
-"""
+"""Held-out figures of a model in training and of the one that was saved; rows are shared out over the workers."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 
 from medrl.algo.intervals import wilson_interval
 from medrl.algo.masking import position_ids
@@ -30,10 +26,14 @@ TOKENS = 16384  # in one forward pass
 LOGITS = 2**28  # numbers in one forward pass; 1 GiB in float32
 
 
-def evaluate_causal(job: Job, table: pa.Table) -> dict[str, float]:
-    """Loss per learned token, perplexity and accuracy of the saved model, on rows with input_ids and labels."""
-    model = load_causal_lm(job.config.model.model_copy(update={"path": str(job.model)}))
-    model.to(pick_device())  # pyright: ignore[reportArgumentType]
+def saved_causal(job: Job) -> Any:
+    """The language model that was saved, ready to be measured."""
+    model: Any = load_causal_lm(job.config.model.model_copy(update={"path": str(job.model)}))
+    return model.to(pick_device())
+
+
+def causal_figures(model: Any, table: pa.Table) -> dict[str, float]:
+    """Loss per learned token, perplexity and accuracy on rows with input_ids and labels."""
     ids, labels = table["input_ids"].to_pylist(), table["labels"].to_pylist()
     losses = over_ranks(lambda rows: _token_losses(model, rows), list(zip(ids, labels, strict=True)))
     loss, tokens, correct = losses.sum(0).tolist()
@@ -46,8 +46,8 @@ def _token_budget(model: Any) -> int:
     return min(TOKENS, LOGITS // model.config.get_text_config().vocab_size)
 
 
-@torch.inference_mode()
-def _token_losses(model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
+@torch.no_grad()
+def _token_losses(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
     """Per row: summed negative log-prob of the learned tokens, their number, how many the model puts first. [n, 3]"""
     result = np.zeros((len(rows), 3))
     for group in batches([len(ids) for ids, _ in rows], _token_budget(model)):
@@ -66,6 +66,23 @@ def score_answers(job: Job, columns: Sequence[pa.ChunkedArray]) -> list[np.ndarr
     """Raw scores [n] by the reward model that was saved, of each column's rows of token ids."""
     model = ScalarModel.from_reward(str(job.model), job.config.model.dtype).to(pick_device())
     return [over_ranks(lambda rows: _scores(model, rows), column.to_pylist()) for column in columns]
+
+
+def classifier_scores(model: Any, column: pa.ChunkedArray) -> np.ndarray:
+    """Scores [n] by a sequence classifier in training, of a column's rows of token ids."""
+    return over_ranks(lambda rows: _classifier_scores(model, rows), column.to_pylist())
+
+
+@torch.no_grad()
+def _classifier_scores(model: Any, rows: Sequence[list[int]]) -> np.ndarray:
+    result = np.zeros(len(rows))
+    fill = model.config.get_text_config().pad_token_id  # by it the classifier finds the last token
+    for group in batches([len(ids) for ids in rows], TOKENS):
+        ids = padded([rows[i] for i in group], fill, model.device)
+        real = padded([[1] * len(rows[i]) for i in group], 0, model.device)
+        scores = model(input_ids=ids, attention_mask=real, use_cache=False).logits[:, 0]
+        result[group] = scores.double().cpu().numpy()
+    return result
 
 
 @torch.inference_mode()
@@ -102,6 +119,11 @@ def preference(margins: np.ndarray) -> dict[str, Any]:
     right, pairs = int((margins > 0).sum()), len(margins)
     return {"accuracy": right / pairs, "accuracy_interval": list(wilson_interval(right, pairs)),
             "margin": float(margins.mean())}
+
+
+def preference_loss(margins: np.ndarray) -> float:
+    """Mean −log σ(margin) over pairs [n] (Bradley-Terry)."""
+    return float(np.logaddexp(0, -margins).mean())
 
 
 def over_ranks(measure: Callable[[Sequence[Any]], np.ndarray], rows: Sequence[Any]) -> np.ndarray:

@@ -74,12 +74,11 @@ def check_sources(config: RewardPoolConfig, *, calibrate: bool) -> dict[str, tup
     for source in config.sources:
         if source.function:
             load_function(source)
-        if not source.model:
-            continue
-        check_model_dir(source.model)
-        check_tokenizer(load_tokenizer(ModelConfig(path=source.model)))
-        if calibrate and (calibration := load_calibration(source.model)):
-            calibrations[source.name] = calibration
+        if source.model:
+            check_model_dir(source.model)
+            check_tokenizer(load_tokenizer(ModelConfig(path=source.model)))
+            if calibrate and (calibration := load_calibration(source.model)):
+                calibrations[source.name] = calibration
     return calibrations
 
 

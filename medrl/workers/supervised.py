@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medrl import checkpoint
 from medrl.config.common import SupervisedConfig
 from medrl.data.tables import Rows
 from medrl.data.templates import NAMES
@@ -35,6 +37,16 @@ class Job:
     def metrics(self) -> Path:
         """One JSON object for each optimizer step."""
         return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints of medrl/checkpoint.py."""
+        return self.folder / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The trained tensors with the best held-out loss so far; gone when the run is finished."""
+        return self.folder / "best.safetensors"
 
     @property
     def adapter(self) -> Path:
@@ -69,14 +81,21 @@ def checked_tokenizer(config: SupervisedConfig) -> PreTrainedTokenizerBase:
 
 def run_stage(
     stage: str, config: SupervisedConfig, loop: Callable[[Job, dict[str, pa.Table]], dict], rows: dict[str, Rows],
+    resume: bool,
 ) -> dict[str, Any]:
-    """Train with `loop` as every worker's function; return the report, which report.json holds too."""
+    """Train with `loop` as every worker's function; return the report, which report.json holds too.
+
+    `resume`: go on from the run's newest checkpoint. CheckpointError when it was saved with another config.
+    """
+    if config.training.eval_every and "eval" not in rows:
+        raise ConfigError("training.eval_every needs held-out data", got="data.eval null", remedy="set data.eval")
     started = time.monotonic()
-    run_dir = create_run_dir(config)
-    job = Job(stage, _with_absolute_paths(config), run_dir.absolute())
+    job = Job(stage, _with_absolute_paths(config), Path(config.run_dir).absolute())
+    found = checkpoint.find(job.checkpoints, config_fingerprint(job.config)) if resume else None
+    run_dir = create_run_dir(config, keep=found is not None)
     tables = {name: r.table for name, r in rows.items()}
     with connect(config.ray, config.scaling.workers * config.scaling.cpus_per_worker):
-        outcome = launch(loop, job, tables, config.scaling, job.folder, _Progress(job).show)
+        outcome = launch(loop, job, tables, config.scaling, job.folder, _Progress(job, found[0] if found else 0).show)
     report = {
         "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),
         "adapter": str(run_dir / job.adapter.name) if config.lora else None,
@@ -95,17 +114,27 @@ def _with_absolute_paths(config: SupervisedConfig) -> SupervisedConfig:
     return config.model_copy(update={"model": config.model.model_copy(update=paths)})
 
 
-class _Progress:
-    """Prints about ten lines of a run's metrics.jsonl while a worker writes it."""
+def config_fingerprint(config: SupervisedConfig) -> dict[str, Any]:
+    """The part of the config that a resumed run must share with the saved one."""
+    free = {"output_dir": True, "name": True, "ray": True, "checkpoint": True,
+            "scaling": {"max_failures", "cpus_per_worker", "threads_per_worker"}}
+    return config.model_dump(mode="json", exclude=free)
 
-    def __init__(self, job: Job) -> None:
+
+class _Progress:
+    """Prints about ten lines of a run's metrics.jsonl, and every evaluation, while a worker writes it."""
+
+    def __init__(self, job: Job, resumed_after: int = 0) -> None:
         self.job = job
-        self.position = 0
+        self.position, self.file = 0, 0  # where reading stopped, in which file
+        self.shown = (resumed_after, True)  # the last row: its step, whether it is an evaluation
 
     def show(self) -> None:
         if not self.job.metrics.exists():
             return
         with self.job.metrics.open("rb") as file:
+            if (number := os.fstat(file.fileno()).st_ino) != self.file:  # rewritten by workers that started again
+                self.file, self.position = number, 0
             file.seek(self.position)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -115,6 +144,11 @@ class _Progress:
 
     def _print(self, row: dict[str, Any]) -> None:
         step, steps = row["step"], row["steps"]
-        if step in (1, steps) or step % max(1, steps // 10) == 0:
+        if (key := (step, "eval_loss" in row)) <= self.shown:
+            return
+        self.shown = key
+        if "eval_loss" in row:
+            print(f"{self.job.stage} step {step}/{steps}  eval_loss {row['eval_loss']:.4f}", flush=True)
+        elif step in (1, steps) or step % max(1, steps // 10) == 0:
             print(f"{self.job.stage} step {step}/{steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}"
                   f"  {row['seconds']:.0f} s", flush=True)

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,7 +43,8 @@ def launch(
 
     The tables travel through the object store, one copy a node. `folder` must be on storage that every worker sees.
     `watch` is called about once a second while the workers run. A MedrlError of a worker is raised here as it is;
-    anything else that ends a worker is a WorkerError.
+    anything else that ends a worker is a WorkerError, raised after `scaling.max_failures` new starts: `loop` must go on
+    from where it was.
     """
     check_fits({"train": RolePlan("train", scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker,
                                   scaling.threads_per_worker, "PACK")})
@@ -55,8 +57,8 @@ def launch(
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_TIMEOUT_S)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # also how long the end of a run goes unnoticed
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})
-    trainer = TorchTrainer(
-        run, train_loop_config={"job": job, "tables": references},
+    make_trainer = partial(
+        TorchTrainer, run, train_loop_config={"job": job, "tables": references},
         scaling_config=RayScalingConfig(
             num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources),
         run_config=RunConfig(
@@ -65,12 +67,17 @@ def launch(
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             logging_config=LoggingConfig(log_level="ERROR")),
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S))
-    try:
-        return _fit(trainer, watch).return_value
-    except TrainingFailedError as error:
-        raise _cause(error) from None
-    finally:
-        shutil.rmtree(folder / "ray_train", ignore_errors=True)
+    for failures in range(scaling.max_failures + 1):
+        try:
+            return _fit(make_trainer(), watch).return_value
+        except TrainingFailedError as error:
+            cause = _cause(error)
+            if failures == scaling.max_failures or not isinstance(cause, WorkerError):
+                raise cause from None
+            print(f"{cause}\nstarting the workers again: {failures + 1} of {scaling.max_failures} times", flush=True)
+        finally:
+            shutil.rmtree(folder / "ray_train", ignore_errors=True)
+    raise AssertionError("unreachable")
 
 
 def _set_threads(threads: int | None) -> None:

@@ -1,15 +1,12 @@
-"""What pretrain, sft, reward and dpo share in a training worker: TRL's arguments, the step log, saving.
+"""What pretrain, sft, reward and dpo share in a training worker: TRL's arguments, fitting, saving.
 
 A stage hands in TRL's classes, so that TRL stays with the stages.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import time
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -22,34 +19,25 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from medrl.config.common import ModelConfig
-from medrl.errors import TrainingError
 from medrl.lora.adapter import save_adapter
 from medrl.lora.heads import check_head_trains
 from medrl.lora.manifest import manifest
 from medrl.lora.merge import merge_adapter
-from medrl.lora.reference_proofs import check_first_loss
 from medrl.lora.resolve import Task
 from medrl.lora.wrap import wrap
 from medrl.models.export import save_model
 from medrl.models.loading import load_tokenizer
+from medrl.workers.callbacks import FirstLoss, HeldOut, StepLog
+from medrl.workers.checkpointing import checkpointing, load_trained_, newest
 from medrl.workers.supervised import Job
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-
-
-@dataclass(frozen=True)
-class FirstLoss:
-    """What the loss of the first step must be, within the relative `bound`."""
-
-    expected: float
-    bound: float
 
 
 def build_model(job: Job, load: Callable[[ModelConfig], PreTrainedModel], task: Task) -> Any:
@@ -68,23 +56,31 @@ def build_model(job: Job, load: Callable[[ModelConfig], PreTrainedModel], task: 
 
 def fit(
     job: Job, model: Any, table: pa.Table, trainer_class: type[Trainer], arguments: TrainingArguments,
-    first_loss: FirstLoss | None = None,
+    measure: Callable[[Any], dict[str, Any]] | None = None, first_loss: FirstLoss | None = None,
 ) -> dict[str, Any]:
     """Train `model` on `table`, save it to `job.model` (and `job.adapter`), return the outcome; on every rank.
 
+    Goes on from the newest checkpoint of the run if there is one. `measure`: held-out figures of the model in training.
     The batches are the same for any number of workers, but for the last one of a pass: if the rows do not fill it, one
     worker takes what is left, and several fill it up with rows from the start of the pass.
     """
     tokenizer, trained, log = load_tokenizer(job.config.model), manifest(model), StepLog(job, first_loss)
-    trainer = trainer_class(
+    held_out = [HeldOut(job, measure)] if measure and job.config.training.eval_every else []
+    trainer: Any = checkpointing(trainer_class, job)(
         model=model, args=arguments, train_dataset=Dataset(InMemoryTable(table)), processing_class=tokenizer,
-        callbacks=[log])
+        callbacks=[log, *held_out])
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    folder, state = newest(job) or (None, None)
+    if state:
+        trainer._total_train_tokens = int(state.log_history[-1]["num_tokens"])  # TRL counts from 0 again
+    trainer.train(resume_from_checkpoint=folder)
     train_seconds = log.seconds
+    if held_out:
+        load_trained_(model, job.best)
     merged = _save(job, trainer.model, tokenizer)
     return {
-        "steps": trainer.state.global_step, "trained_parameters": sum(row["count"] for row in trained),
+        "steps": trainer.state.global_step, "best_step": trainer.state.best_global_step,
+        "trained_parameters": sum(row["count"] for row in trained),
         "tokens_seen": log.tokens, "loss_first": log.losses[0], "loss_last": log.losses[-1],
         "train_seconds": round(train_seconds, 1), "merge": merged,
     }
@@ -107,7 +103,8 @@ def training_arguments(job: Job) -> dict[str, Any]:
         "ddp_find_unused_parameters": False, "dataloader_num_workers": 0, "dataloader_pin_memory": not on_cpu,
         "max_length": None,  # the driver left out what is too long
         "logging_steps": 1, "logging_nan_inf_filter": False,  # the filter would hide a NaN behind the running mean
-        "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "save_strategy": "steps" if config.checkpoint.every else "no", "save_steps": config.checkpoint.every or 1,
+        "report_to": "none", "disable_tqdm": True,
     }
 
 
@@ -122,48 +119,13 @@ def zero_config(stage: int | None) -> dict[str, Any] | None:
     }
 
 
-class StepLog(TrainerCallback):
-    """Writes metrics.jsonl on rank 0 and stops every rank when the loss or the gradient is not finite."""
-
-    def __init__(self, job: Job, first_loss: FirstLoss | None = None) -> None:
-        self.job, self.first_loss = job, first_loss
-        self.losses: list[float] = []
-        self.tokens = 0
-        self.started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.started = time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not logs or "loss" not in logs:
-            return  # the summary at the end
-        row = {
-            "step": state.global_step, "steps": state.max_steps, "epoch": logs["epoch"], "loss": logs["loss"],
-            "grad_norm": logs.get("grad_norm"), "lr": logs["learning_rate"], "tokens": int(logs["num_tokens"]),
-            "seconds": round(self.seconds, 3)}
-        for name in ("loss", "grad_norm"):
-            if row[name] is not None and not math.isfinite(row[name]):  # DeepSpeed does not always tell the norm
-                raise TrainingError(
-                    f"{self.job.stage}: {name} is not finite at step {state.global_step}", limit="a finite number",
-                    got=str(row[name]), remedy="lower training.lr, or check the data and the base model's weights")
-        if not self.losses and self.first_loss is not None:
-            check_first_loss(row["loss"], self.first_loss.expected, self.first_loss.bound)
-        self.losses.append(row["loss"])
-        self.tokens = row["tokens"]
-        if state.is_world_process_zero:
-            with self.job.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-
 def _save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
     """Write the model (the adapter and the merged model) from rank 0; returns on every rank when it is there."""
     merged = None
     with gather_params_ctx(list(model.parameters()), modifier_rank=None):
         if dist.get_rank() == 0:
+            for leftover in (job.model, job.adapter):  # of a run that broke off while it saved
+                shutil.rmtree(leftover, ignore_errors=True)
             if job.config.lora is None:
                 save_model(model, tokenizer, job.model)
             else:
@@ -172,5 +134,6 @@ def _save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str,
     unset_hf_deepspeed_config()  # under ZeRO 3 it would shard every model that is loaded from here on
     if dist.get_rank() == 0 and job.config.lora is not None:
         merged = merge_adapter(str(job.adapter), job.config.model.path, str(job.model), job.config.model.dtype)
+    job.best.unlink(missing_ok=True)
     dist.barrier()
     return merged

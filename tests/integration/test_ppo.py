@@ -86,7 +86,9 @@ def test_the_adapter_is_exported_and_every_file_of_the_run_is_there(finished: di
     for name in ("config.yaml", "versions.json", "metrics.jsonl", "samples.jsonl", "summary.json"):
         assert (run / name).is_file()
     assert list(run.glob("**/events.out.tfevents*"))
-    assert {"score_mean", "length_mean", "distinct_2"} <= finished["evaluation_after"].keys()
+    measured = {"score_mean", "length_mean", "distinct_2", "repetition"}
+    assert measured <= finished["evaluation_before"].keys() and "win_rate" not in finished["evaluation_before"]
+    assert measured | {"win_rate", "win_rate_low", "win_rate_high"} <= finished["evaluation_after"].keys()
 
 
 def test_a_finished_run_has_nothing_to_resume(finished: dict, ray_cluster, tiny_run: Path) -> None:
@@ -171,7 +173,7 @@ def test_grpo_runs_and_resumes_without_a_critic(ray_cluster, tiny_run: Path) -> 
     shutil.rmtree(Path(summary["run_dir"]) / "checkpoints/step-000003")
     again = metrics_of(run_ppo(config(1), resume=True))
     assert [row["step"] for row in again] == [1, 2, 3]
-    for name in ("rollout/score_mean", "policy/loss", "policy/grad_norm"):
+    for name in ("rollout/score_mean", "policy/loss", "policy/grad_norm", "eval/win_rate", "eval/win_rate_low"):
         assert again[-1][name] == pytest.approx(rows[-1][name], rel=1e-4, abs=1e-7)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,8 +23,8 @@ STEPS = 6
 WAIT_SECONDS = 240
 
 
-def write_config(folder: Path, name: str) -> Path:
-    values = ppo_values(folder, name=name, steps=STEPS, checkpoint={"every": 3, "keep_last": 2})
+def write_config(folder: Path, name: str, **sections) -> Path:
+    values = ppo_values(folder, name=name, steps=STEPS, checkpoint={"every": 3, "keep_last": 2}, **sections)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -81,7 +82,7 @@ def same(a: list[dict], b: list[dict]) -> None:
 
 
 def test_killed_and_resumed_equals_straight(straight: list[dict], tiny_run: Path) -> None:
-    config = write_config(tiny_run, "killed")
+    config = write_config(tiny_run, "killed", tracking=["jsonl", "mlflow"])
     process = start(config)
     wait_for((tiny_run / "runs/killed/checkpoints/step-000003").is_dir, process)
     below = psutil.Process(process.pid).children(recursive=True)
@@ -97,6 +98,10 @@ def test_killed_and_resumed_equals_straight(straight: list[dict], tiny_run: Path
         return [(r["step"], r["prompt_id"], r["answer"]) for r in rows(tiny_run, name, "samples.jsonl")]
 
     assert prompts("killed") == prompts("straight")
+    with sqlite3.connect(tiny_run / "runs/mlflow.db") as database:
+        logged = database.execute("SELECT step FROM metrics WHERE key = 'rollout/score_mean' ORDER BY step").fetchall()
+        assert logged == [(step,) for step in range(1, STEPS + 1)]
+        assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143)])

@@ -50,8 +50,10 @@ def test_it_fits_the_screen_and_reports_no_error(browser: Tab, page: Path, width
 
 def test_every_section_is_there_to_be_seen(browser: Tab, page: Path) -> None:
     browser.open(page, 390)
-    heights = browser.value("[...document.querySelectorAll('main > section')].map(s => [s.id, s.offsetHeight])")
-    assert [name for name, _ in heights] == ["", "sft", "ppo", "exam"] and all(height > 100 for _, height in heights)
+    heights = browser.value(
+        "[...document.querySelectorAll('main > section')].map(s => [s.children[0].innerText, s.offsetHeight])")
+    assert [name.split("\n")[0] for name, _ in heights] == ["Summary", "sft", "ppo", "exam"]
+    assert all(height > 100 for _, height in heights)
     drawn = browser.value("[...document.querySelectorAll('.chart svg')].map(s => s.getBoundingClientRect().height)")
     assert len(drawn) >= 8 and all(height > 100 for height in drawn)
     assert QUESTION in browser.value("document.body.innerText")
@@ -60,7 +62,7 @@ def test_every_section_is_there_to_be_seen(browser: Tab, page: Path) -> None:
 def test_an_answer_cannot_run(browser: Tab, page: Path) -> None:
     browser.open(page, 1280)
     assert browser.value("document.title").endswith("medrl report")
-    assert EVIL in browser.value("document.querySelector('#ppo .side + .side .text').textContent")
+    assert EVIL in browser.value("document.querySelector('#run-2 .side + .side .text').textContent")
 
 
 def test_text_stands_out_from_its_ground_by_day_and_by_night(browser: Tab, page: Path) -> None:

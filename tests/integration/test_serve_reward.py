@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +51,9 @@ def key() -> Iterator[None]:
 def service(key: None, tiny_run: Path) -> Iterator[Running]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = ["serve-reward", str(tiny_run / "reward"), f"--port={port}", f"--api-key-env={VARIABLE}", "max_items=8"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "medrl", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    options = [f"--port={port}", f"--api-key-env={VARIABLE}", "max_items=1500"]
+    command = [sys.executable, "-m", "medrl", "serve-reward", str(tiny_run / "reward"), *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout
     try:
         said = process.stdout.readline()
@@ -65,7 +66,8 @@ def service(key: None, tiny_run: Path) -> Iterator[Running]:
 
 
 def source(service: Running, **http) -> RewardSource:
-    return RewardSource(name="rm", url=service.url, http=HttpConfig(api_key_env=VARIABLE, batch_size=3, **http))
+    settings = {"api_key_env": VARIABLE, "batch_size": 3} | http
+    return RewardSource(name="rm", url=service.url, http=HttpConfig(**settings))
 
 
 def requests_of(count: int) -> list[ScoreRequest]:
@@ -94,8 +96,8 @@ def test_only_health_answers_without_the_key(service: Running) -> None:
 def test_limits_come_back_as_readable_errors(service: Running) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
     item = {"messages": [{"role": "user", "content": "?"}], "answer": "!"}
-    many = httpx.post(service.url, json={"items": [item] * 9}, headers=headers)
-    assert many.status_code == 413 and "9 items are more than max_items 8" in many.json()["error"]["message"]
+    many = httpx.post(service.url, json={"items": [item] * 1501}, headers=headers)
+    assert many.status_code == 413 and "1501 items are more than max_items 1500" in many.json()["error"]["message"]
     long = [ScoreRequest(({"role": "user", "content": "?"},), "Mustermann " * 2000, True)]
     with pytest.raises(RewardError, match="HTTP 422"):
         make_scorer(source(service), RewardPoolConfig(sources=[source(service)]))(long)
@@ -116,8 +118,14 @@ def test_ppo_takes_a_step_with_it_as_its_reward(service: Running, ray_cluster, t
     assert not any(KEY in file.read_text(errors="ignore") for file in run.rglob("*") if file.is_file())
 
 
-def test_sigterm_ends_it_and_frees_the_port(service: Running) -> None:
-    service.process.send_signal(signal.SIGTERM)
+def test_sigterm_lets_a_running_request_finish_and_frees_the_port(service: Running) -> None:
+    pool = RewardPoolConfig(sources=[source(service)])
+    scorer = make_scorer(source(service, batch_size=1500, attempts=1), pool)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(scorer, requests_of(10) * 150)
+        time.sleep(0.5)
+        service.process.send_signal(signal.SIGTERM)
+        assert len(running.result(60)) == 1500
     assert service.process.wait(60) == 128 + signal.SIGTERM
     with pytest.raises(httpx.ConnectError):
         httpx.get(service.url)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -15,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from medrl.config.base import build_config
 from medrl.config.common import ScalingConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
-from medrl.errors import TrainingError, WorkerError
+from medrl.errors import CheckpointError, TrainingError, WorkerError
 from medrl.models.export import load_calibration
 from tests.tiny import TEXT, save_policy
 
@@ -218,6 +221,63 @@ def test_launch_brings_back_rank_0s_result_and_says_when_a_worker_died(ray_clust
         run(die)
     with pytest.raises(WorkerError, match="too small"):
         launch(double, 2, {}, ScalingConfig(workers=1000), tmp_path, lambda: None)
+
+
+@pytest.fixture(scope="module")
+def straight(ray_cluster, base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[float], dict]:
+    """Config values of an SFT run on two workers with checkpoints, its losses and its report."""
+    from medrl.stages.sft import run_sft
+
+    folder = tmp_path_factory.mktemp("straight")
+    data = {"train": write(folder / "train.jsonl", conversations(24)),
+            "eval": write(folder / "eval.jsonl", conversations(5))}
+    config = values(folder, base, "straight", data, LORA, scaling={"workers": 2, "max_failures": 1}, training={
+        "epochs": 4.0, "lr": 1e-3}) | {"checkpoint": {"every": 2, "keep_last": 2}}
+    report = run_sft(build_config(SftConfig, config))
+    return config, [row["loss"] for row in metrics(report)], report
+
+
+def kill_a_worker(after: Path) -> threading.Thread:
+    """A thread that kills one training worker, by its process id, as soon as `after` exists."""
+    def wait_and_kill() -> None:
+        while not after.exists():
+            time.sleep(0.01)
+        workers = [process for process in psutil.Process().children(recursive=True)
+                   if "RayTrainWorker" in " ".join(process.cmdline())]
+        workers[-1].kill()
+
+    thread = threading.Thread(target=wait_and_kill, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_worker_that_dies_is_started_again_and_the_loss_curve_is_the_same(straight: tuple, capsys) -> None:
+    from medrl.stages.sft import run_sft
+
+    config, losses, report = straight
+    killer = kill_a_worker(Path(config["output_dir"], "killed/checkpoints/step-000004"))
+    again = run_sft(build_config(SftConfig, config | {"name": "killed"}))
+    killer.join(1)
+    assert "starting the workers again: 1 of 1 times" in capsys.readouterr().out
+    assert [row["loss"] for row in metrics(again)] == pytest.approx(losses, rel=1e-4)
+    assert again["eval_loss"] == pytest.approx(report["eval_loss"], rel=1e-4)
+    assert again["tokens_seen"] == report["tokens_seen"]
+
+
+def test_resume_goes_on_from_the_newest_checkpoint(straight: tuple, capsys) -> None:
+    from medrl.stages.sft import run_sft
+
+    config, losses, report = straight
+    values = config | {"name": "broken", "scaling": config["scaling"] | {"max_failures": 0}}
+    kill_a_worker(Path(config["output_dir"], "broken/checkpoints/step-000006"))
+    with pytest.raises(WorkerError):
+        run_sft(build_config(SftConfig, values))
+    again = run_sft(build_config(SftConfig, values), resume=True)
+    assert "continuing after step" in capsys.readouterr().out
+    assert [row["loss"] for row in metrics(again)] == pytest.approx(losses, rel=1e-4)
+    assert again["eval_loss"] == pytest.approx(report["eval_loss"], rel=1e-4)
+    with pytest.raises(CheckpointError, match="another config"):
+        run_sft(build_config(SftConfig, values | {"seed": 4}), resume=True)
 
 
 @pytest.mark.slow

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from medrl import cli
+from tests.unit.report.conftest import ppo_run
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "pretrain", "sft", "reward", "dpo", "ppo", "evaluate", "pipeline", "merge", "check", "inspect", "report",
-    "serve-reward", "data", "register", "versions", "promote", "rollback", "demo", "config-docs",
+    "serve-reward", "data", "register", "versions", "promote", "rollback", "audit", "feedback",
+    "demo", "config-docs",
 ]
 HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy", "mlflow"]
 
@@ -62,6 +64,12 @@ def test_a_config_is_checked_before_anything_heavy_is_imported(tmp_path: Path) -
     assert not modules & set(HEAVY)
 
 
+def test_a_report_needs_nothing_heavy(tmp_path: Path) -> None:
+    folder = ppo_run(tmp_path / "ppo")
+    modules = imported_by("report", str(folder))
+    assert (folder / "report.html").is_file() and "jinja2" in modules and not modules & set(HEAVY)
+
+
 @pytest.mark.parametrize("arguments", [
     ["ppo", "c.yaml", "--resume", "steps=3", "seed=1"],
     ["ppo", "--resume", "c.yaml", "steps=3", "seed=1"],
@@ -87,6 +95,20 @@ def test_data_is_checked_without_the_heavy_libraries(tmp_path: Path) -> None:
     assert not imported_by("data", "check", str(path)) & {*HEAVY, "datasets", "pyarrow"} - {"numpy"}
 
 
+@pytest.mark.parametrize("command", ["verify", "show", "export"])
+def test_each_audit_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(["audit", command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: medrl audit {command}" in capsys.readouterr().out
+
+
+def test_an_audit_is_verified_without_the_heavy_libraries() -> None:
+    modules = imported_by("audit", "verify", "audit.url=sqlite:///nowhere/audit.db", "audit.key_env=PATH")
+    assert "sqlalchemy" in modules
+    assert not modules & set(HEAVY)
+
+
 def test_a_bad_row_exits_2_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "hi"}\n{"prompt": ""}\n')
@@ -96,6 +118,17 @@ def test_a_bad_row_exits_2_with_its_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: 1 bad rows\n")
 
 
+@pytest.mark.parametrize(("override", "said"), [
+    ("sets=[{name: exam, task: quiz, path: x}]", "sets.0.task: input should be 'text', 'choice'"),
+    ("sets=[{name: exam, task: choice, path: missing.jsonl}]", "no data file at missing.jsonl"),
+    ("modle.path=x", "modle: unknown key; did you mean 'model'?"),
+])
+def test_evaluate_says_what_is_wrong_before_any_worker_starts(override: str, said: str) -> None:
+    done = medrl("evaluate", "configs/demo/evaluate.yaml", override)
+    assert done.returncode == 2 and said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_merge_options() -> None:
     options = cli.parse(["merge", "adapter", "--base", "b", "--out", "o", "--dtype", "bfloat16"])
     assert (options.adapter, options.base, options.out, options.dtype) == ("adapter", "b", "o", "bfloat16")
@@ -103,7 +136,8 @@ def test_merge_options() -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["sft", "c.yaml", "--resume"], ["merge", "a"],
+    [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["evaluate"],
+    ["evaluate", "c.yaml", "--resume"], ["merge", "a"],
     ["demo", "extra"], ["data"], ["data", "check"], ["data", "convert", "a.csv"], ["data", "split", "a.csv"],
     ["data", "stats", "a.csv", "--as", "rows"],
     ["register"], ["promote"], ["rollback", "1"], ["versions", "a.b=1"],

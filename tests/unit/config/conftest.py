@@ -18,6 +18,13 @@ PPO: dict[str, Any] = {
 }
 SFT: dict[str, Any] = {"name": "run", "model": {"path": "base"}, "data": {"train": "train.jsonl"}}
 
+EVALUATE: dict[str, Any] = {
+    "name": "run",
+    "model": {"path": "merged"},
+    "sets": [{"name": "exam", "task": "choice", "path": "exam.jsonl"},
+             {"name": "prompts", "task": "prompts", "path": "prompts.jsonl"}],
+}
+
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
@@ -38,3 +45,8 @@ def ppo_file(write: Callable[[dict[str, Any]], Path]) -> Path:
 @pytest.fixture
 def sft_file(write: Callable[[dict[str, Any]], Path]) -> Path:
     return write(SFT)
+
+
+@pytest.fixture
+def evaluate_file(write: Callable[[dict[str, Any]], Path]) -> Path:
+    return write(EVALUATE)

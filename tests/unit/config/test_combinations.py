@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medrl.config.base import load_config
+from medrl.config.evaluate import EvaluateConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.supervised import SftConfig
 from medrl.errors import ConfigError
@@ -107,3 +108,39 @@ def test_supervised_stages_refuse(sft_file: Path, overrides: list[str], said: st
 
 def test_a_micro_batch_larger_than_a_worker_s_share_is_fine(sft_file: Path) -> None:
     load_config(SftConfig, sft_file, ["scaling.workers=4", "training.micro_batch_size=16"])
+
+
+ONE_SET = "sets=[{{name: a, task: {task}, path: a.jsonl, metrics: [{metric}]}}]"
+EVALUATE_REFUSALS = [
+    ([ONE_SET.format(task="choice", metric="bleu")], "sets.0: task choice has no metric bleu: choose from accuracy,"),
+    ([ONE_SET.format(task="prompts", metric="rouge")], "sets.0.metrics.0: input should be 'perplexity', 'accuracy'"),
+    ([ONE_SET.format(task="prompts", metric="reward")], "set 'a': metric reward needs `reward`"),
+    ([ONE_SET.format(task="prompts", metric="win_rate"), "reward={sources: [{name: m, model: rm}]}"],
+     "set 'a': metric win_rate needs `baseline`"),
+    ([ONE_SET.format(task="prompts", metric="")], "sets.0.metrics: list should have at least 1 item"),
+    (["sets=[{name: a, task: text, path: x}, {name: a, task: text, path: y}]"], "sets have the same name twice: a, a"),
+    (["sets=[]"], "sets: list should have at least 1 item"),
+    (["max_length=128"], "sampling.max_tokens 128 leaves no room for a prompt: raise max_length 128"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "said"), EVALUATE_REFUSALS)
+def test_evaluate_refuses(evaluate_file: Path, overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(EvaluateConfig, evaluate_file, overrides)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("overrides", "more"), [
+    ([], set()),
+    (["reward={sources: [{name: m, model: rm}]}"], {"reward"}),
+    (["reward={sources: [{name: m, model: rm}]}", "baseline=sft"], {"reward", "win_rate"}),
+    (["baseline=sft"], set()),
+])
+def test_a_set_is_measured_by_all_that_the_config_has_the_means_for(
+    evaluate_file: Path, overrides: list[str], more: set[str]
+) -> None:
+    config = load_config(EvaluateConfig, evaluate_file, overrides)
+    exam, prompts = (set(config.metrics_of(chosen)) for chosen in config.sets)
+    assert exam == {"accuracy", "accuracy_per_token", "accuracy_generated"}
+    assert prompts == {"repetition", "distinct_2", "length"} | more

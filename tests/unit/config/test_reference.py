@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from medrl.config.audit import AuditSection
 from medrl.config.docs import config_reference
 from medrl.config.evaluate import EvaluateConfig
+from medrl.config.feedback import FeedbackSection
 from medrl.config.ppo import PpoConfig
 from medrl.config.registry import RegistryConfig
 from medrl.config.serving import ServeRewardConfig
@@ -33,8 +35,10 @@ def test_the_file_in_docs_is_current() -> None:
     assert DOCS.read_text(encoding="utf-8") == config_reference(), "run `make docs`"
 
 
-CONFIGS = [PretrainConfig, SftConfig, RewardConfig, DpoConfig, PpoConfig, EvaluateConfig, ServeRewardConfig,
-           RegistryConfig]
+CONFIGS = [
+    PretrainConfig, SftConfig, RewardConfig, DpoConfig, PpoConfig, EvaluateConfig, ServeRewardConfig, RegistryConfig,
+    AuditSection, FeedbackSection,
+]
 
 
 @pytest.mark.parametrize("model", CONFIGS)

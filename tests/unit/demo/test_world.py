@@ -7,15 +7,24 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medrl.data.chat import check_tokenizer, decode_answer, encode_conversation, encode_prompt
-from medrl.data.datasets import read_conversations, read_pairs, read_prompts, read_texts
+from medrl.data.datasets import (
+    read_conversations,
+    read_pairs,
+    read_prompts,
+    read_texts,
+    read_values,
+    recognise,
+)
 from medrl.demo.corpus import REJECTED_KINDS
 from medrl.demo.world import build_world
 
 pytestmark = pytest.mark.heavy
 
+EVALUATION = {"exam": "choices", "answers": "references", "safety": "safety"}  # file → kind of its rows
 FILES = [
-    "pretrain.txt",
+    "pretrain.txt", "articles.txt",
     *(f"{name}.jsonl" for name in ("sft", "sft_eval", "pairs", "pairs_eval", "prompts", "eval_prompts")),
+    *(f"{name}.jsonl" for name in EVALUATION),
 ]
 
 
@@ -26,7 +35,11 @@ def tokenizer(world):
 
 def test_all_files_are_read_by_the_same_readers_as_real_data(world):
     path, counts = world
-    assert len(read_texts(path / "pretrain.txt")) == counts["pretrain"]
+    for name in ("pretrain", "articles"):
+        assert len(read_texts(path / f"{name}.txt")) == counts[name]
+    for name, kind in EVALUATION.items():
+        assert recognise(path / f"{name}.jsonl") == kind
+        assert len(read_values(path / f"{name}.jsonl", kind)) == counts[name]
     for name in ("sft", "sft_eval"):
         assert len(read_conversations(path / f"{name}.jsonl")) == counts[name]
     for name in ("pairs", "pairs_eval"):

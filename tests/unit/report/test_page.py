@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.text = ""
+        self.headings: list[str] = []  # of the second level
         self.feed(text)
         assert self.open == []
 
@@ -40,6 +42,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
 
 
 def page(folder: Path) -> Page:
@@ -48,8 +52,7 @@ def page(folder: Path) -> Page:
 
 def test_all_links_of_a_pipeline_are_sections_in_order(pipeline: Path) -> None:
     made = page(pipeline)
-    sections = [attributes.get("id") for tag, attributes in made.tags if tag == "section"]
-    assert [name for name in sections if name] == ["sft", "ppo", "exam"]
+    assert made.headings == ["Summary", "sft", "ppo", "exam"]
     for said in (QUESTION, "多休息", "Call one now.", "escalates red flags", "37 of 40", "0.330 to 0.490",
                  "3m00s in all", "base/model"):
         assert said in made.text, said
@@ -71,6 +74,23 @@ def test_the_headline_is_the_change_in_deviations(tmp_path: Path) -> None:
     assert reward.note == "+2.00 standard deviations of the scores before"  # (0.5 − −0.5) / 0.5
     assert kl.value == "1.00" and "mean 0.625 over 4 steps" in kl.note  # (1 + 2 + 3 + 4) / 4 / 4
     assert (length.before, length.value, distinct.before, distinct.value) == ("7.00", "9.00", "0.500", "0.250")
+
+
+def test_the_win_rate_has_its_interval(tmp_path: Path) -> None:
+    folder = ppo_run(tmp_path / "ppo")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[-1] |= {"eval/win_rate": 0.75, "eval/win_rate_low": 0.5, "eval/win_rate_high": 0.875}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wins = section(read_folder(folder)[0]).headline[1]
+    assert (wins.label, wins.value) == ("Win rate", "0.750") and "0.500 to 0.875" in wins.note
+
+
+def test_held_out_losses_share_the_chart_of_the_loss(tmp_path: Path) -> None:
+    folder = supervised_run(tmp_path / "sft")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "steps": 5, "eval_loss": 0.5}\n')
+    charts = section(read_folder(folder)[0]).charts
+    assert [line.name for line in charts[0].lines] == ["training", "held-out"] and len(charts) == 4
 
 
 def test_answers_are_paired_by_prompt(tmp_path: Path) -> None:
@@ -109,6 +129,13 @@ def test_a_run_that_broke_off(tmp_path: Path) -> None:
     assert "5 rows of metrics so far" in page(supervised).text
 
 
+def test_a_run_without_jsonl_tracking_says_what_it_can(tmp_path: Path) -> None:
+    folder = ppo_run(tmp_path / "ppo")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (folder / name).unlink()
+    assert "DeepSpeedEngine" in page(folder).text and "broke off" not in page(folder).text
+
+
 def test_before_the_first_step_there_is_a_page_too(tmp_path: Path) -> None:
     made = page(ppo_run(tmp_path / "ppo", steps=0, finished=False))
     assert "0 of 4 steps" in made.text and "before one" in made.text
@@ -125,6 +152,24 @@ def test_an_evaluation_with_and_without_a_baseline(tmp_path: Path) -> None:
     assert [(rule.count, rule.share, rule.baseline) for rule in section(run).rules] == [("37 of 40", 92.5, 75.0)]
     alone = page(evaluation_run(tmp_path / "alone", baseline=False))
     assert "Call one now." in alone.text and "Rest." not in alone.text
+
+
+def test_every_set_of_an_evaluation_is_heard(tmp_path: Path) -> None:
+    folder = evaluation_run(tmp_path / "exam")
+    content = json.loads((folder / "evaluation.json").read_text())
+    content["samples"] = [content["samples"][0] | {"set": name, "answer": f"{name} {n}"}
+                          for name in ("one", "two") for n in range(20)]
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    answers = section(read_folder(folder)[0]).answers
+    assert answers is not None and answers.total == 40 and len(answers.shown) == 24
+    assert [answer.after for answer in answers.shown[:4]] == ["one 0", "two 0", "one 1", "two 1"]
+
+
+def test_a_folders_name_may_be_anything(tmp_path: Path) -> None:
+    for number, name in enumerate(("my run <b>", "summary", "run-1")):
+        tags = page(ppo_run(tmp_path / str(number) / name)).tags
+        ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+        assert len(ids) == len(set(ids)) and not [i for i in ids if " " in str(i)] and "b" not in dict(tags)
 
 
 def test_metrics_nobody_foresaw_get_a_chart(tmp_path: Path) -> None:

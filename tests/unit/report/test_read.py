@@ -39,6 +39,14 @@ def test_a_line_torn_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert len(read_run(folder).steps) == 4
 
 
+def test_a_run_without_jsonl_tracking_is_known_by_its_summary(tmp_path: Path) -> None:
+    folder = ppo_run(tmp_path / "ppo")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (folder / name).unlink()
+    run = read_run(folder)
+    assert run.kind == "ppo" and run.steps == run.samples == [] and run.result["evaluation_before"]
+
+
 @pytest.mark.parametrize("make", [lambda f: None, lambda f: f.mkdir(), lambda f: (f.mkdir(), (f / "x").touch())])
 def test_what_is_no_run_is_refused(tmp_path: Path, make) -> None:
     make(tmp_path / "x")

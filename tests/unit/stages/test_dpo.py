@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import peft
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from medrl.config.base import build_config
@@ -30,23 +28,9 @@ from medrl.workers.supervised import Job
 from medrl.workers.training import build_model, fit, training_arguments
 from tests.tiny import save_policy
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("one_rank")]
 LORA = {"rank": 4, "alpha": 8.0}
 START = ["", "Rest. ", "Rest. Rest. "]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A process group of this process alone, as a training worker has one."""
-    store = tmp_path_factory.mktemp("store") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_policy(tmp_path_factory.mktemp("base") / "policy")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +114,7 @@ def test_a_policy_away_from_its_reference_is_stopped_at_the_first_step(base, tab
     moved = pa.array(table["ref_chosen_logps"].to_numpy() + np.float32(1e-3))
     with pytest.raises(AdapterError, match="does not start at its reference") as error:
         fit(job, model, table.set_column(column, "ref_chosen_logps", moved), ExactDPOTrainer, arguments,
-            first_loss(job.config, table))
+            first_loss=first_loss(job.config, table))
     assert error.value.limit.startswith("a first loss of 0.693147") and not job.model.exists()
 
 

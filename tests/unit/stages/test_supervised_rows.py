@@ -126,6 +126,20 @@ def test_max_length_beyond_the_context_is_refused(model: str) -> None:
     assert "128" in error.value.limit
 
 
+def test_evaluation_in_training_needs_held_out_data(model: str, tmp_path: Path) -> None:
+    values = config_values(model, eval_every=2)
+    train = jsonl(tmp_path / "a.jsonl", {"messages": CHAT})
+    with pytest.raises(ConfigError, match="eval_every needs held-out data"):
+        run_sft(build_config(SftConfig, values | {"data": {"train": train}, "output_dir": str(tmp_path)}))
+
+
+@pytest.mark.parametrize(("training", "why"), [
+    ({"patience": 2}, "set eval_every"), ({"eval_every": 2, "zero_stage": 3}, "zero_stage 0, 1 or 2")])
+def test_impossible_evaluations_are_refused(model: str, training: dict, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        build_config(PretrainConfig, config_values(model, **training))
+
+
 def test_sharded_weights_need_gpus(model: str) -> None:
     with pytest.raises(ConfigError, match="zero_stage 3"):
         checked_tokenizer(build_config(PretrainConfig, config_values(model, zero_stage=3)))

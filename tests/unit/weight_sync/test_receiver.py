@@ -18,7 +18,7 @@ from medrl.config.ppo import RolloutConfig
 from medrl.errors import WeightSyncError
 from medrl.types import Probe, Weights
 from medrl.weight_sync.publisher import make_weights
-from medrl.weight_sync.receiver import Receiver
+from medrl.weight_sync.receiver import NoReceiver, Receiver
 
 IDS = (0, 2, 1, 3)
 
@@ -154,3 +154,10 @@ def test_an_engine_that_breaks_leaves_it_stale(base: torch.Tensor, tmp_path: Pat
         receiver.take_over(weights_for(base, 2), Broken())
     with pytest.raises(WeightSyncError, match="version 2"):
         receiver.require_fresh()
+
+
+def test_an_engine_that_keeps_its_weights_is_fresh_and_takes_no_others(base: torch.Tensor) -> None:
+    receiver = NoReceiver()
+    assert receiver.version == receiver.require_fresh() == 0
+    with pytest.raises(WeightSyncError, match="keeps the weights it was started with"):
+        receiver.take_over(weights_for(base), BigramEngine())

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from medrl.config.base import build_config
 from medrl.config.supervised import PretrainConfig
 from medrl.errors import DataError, TrainingError, WorkerError
+from medrl.workers.callbacks import StepLog
 from medrl.workers.evaluation import batches
-from medrl.workers.supervised import Job, _Progress
+from medrl.workers.supervised import Job, _Progress, config_fingerprint
 from medrl.workers.train import _cause
-from medrl.workers.training import StepLog, training_arguments
+from medrl.workers.training import training_arguments
 
 
 def job(folder: Path = Path("/run"), **sections) -> Job:
@@ -86,6 +87,36 @@ def test_a_half_written_line_waits_until_it_is_whole(tmp_path: Path, capsys: pyt
     progress.show()
     progress.show()
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_workers_that_start_again_show_no_step_twice_and_every_evaluation(
+        tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    def row(step: int, **figures) -> str:
+        return json.dumps({"step": step, "steps": 4, "loss": 1.0, "lr": 0.1, "seconds": 0.0} | figures) + "\n"
+
+    held_out = json.dumps({"step": 2, "steps": 4, "eval_loss": 0.5, "seconds": 0.0}) + "\n"
+    progress, file = _Progress(job(tmp_path), resumed_after=1), tmp_path / "metrics.jsonl"
+    file.write_text(row(1) + row(2) + held_out + row(3))
+    progress.show()
+    again = tmp_path / "again"
+    again.write_text(row(1) + row(2) + held_out)
+    again.replace(file)
+    progress.show()
+    with file.open("a") as log:
+        log.write(row(3) + row(4))
+    progress.show()
+    shown = [line.split("  ")[:2] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [["pretrain step 2/4", "loss 1.0000"], ["pretrain step 2/4", "eval_loss 0.5000"],
+                     ["pretrain step 3/4", "loss 1.0000"], ["pretrain step 4/4", "loss 1.0000"]]
+
+
+def test_a_resumed_run_may_differ_in_where_and_how_it_runs_only() -> None:
+    plain = config_fingerprint(job().config)
+    free = {"output_dir": "x", "ray": {"num_cpus": 3}, "checkpoint": {"every": 7},
+            "scaling": {"max_failures": 2, "threads_per_worker": 1, "cpus_per_worker": 0.5}}
+    assert config_fingerprint(job(**free).config) == plain
+    for other in ({"seed": 1}, {"training": {"lr": 1.0}}, {"scaling": {"workers": 2}}, {"model": {"path": "n"}}):
+        assert config_fingerprint(job(**other).config) != plain
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 120))
