@@ -13,7 +13,7 @@ from medrl.config.base import StrictModel
 from medrl.config.common import StageConfig, SupervisedConfig
 from medrl.config.pipeline import MergeConfig, PipelineConfig
 from medrl.config.ppo import PpoConfig
-from medrl.config.serving import ServeRewardConfig
+from medrl.config.serving import ServeConfig, ServeRewardConfig, ServiceConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 
 # (title, config, what it adds its keys to): keys of the latter are listed under its own title.
@@ -24,7 +24,9 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl sft CONFIG`", SftConfig, SupervisedConfig),
     ("`medrl reward CONFIG`", RewardConfig, SupervisedConfig),
     ("`medrl ppo CONFIG`", PpoConfig, StageConfig),
-    ("`medrl serve-reward CONFIG`", ServeRewardConfig, StrictModel),
+    ("`medrl serve` and `medrl serve-reward`", ServiceConfig, StrictModel),
+    ("`medrl serve CONFIG`", ServeConfig, ServiceConfig),
+    ("`medrl serve-reward CONFIG`", ServeRewardConfig, ServiceConfig),
     ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
 ]

@@ -14,8 +14,8 @@ from medrl import cli
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "pretrain", "sft", "reward", "ppo", "pipeline", "merge", "check", "inspect", "serve-reward", "data", "demo",
-    "config-docs",
+    "pretrain", "sft", "reward", "ppo", "pipeline", "merge", "check", "inspect", "serve", "serve-reward", "data",
+    "demo", "config-docs",
 ]
 HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy"]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from medrl.config.docs import config_reference
 from medrl.config.ppo import PpoConfig
-from medrl.config.serving import ServeRewardConfig
+from medrl.config.serving import ServeConfig, ServeRewardConfig
 from medrl.config.supervised import PretrainConfig, RewardConfig, SftConfig
 
 DOCS = Path(__file__).parents[3] / "docs/config.md"
@@ -31,7 +31,9 @@ def test_the_file_in_docs_is_current() -> None:
     assert DOCS.read_text(encoding="utf-8") == config_reference(), "run `make docs`"
 
 
-@pytest.mark.parametrize("model", [PretrainConfig, SftConfig, RewardConfig, PpoConfig, ServeRewardConfig])
+@pytest.mark.parametrize(
+    "model", [PretrainConfig, SftConfig, RewardConfig, PpoConfig, ServeConfig, ServeRewardConfig]
+)
 def test_every_key_is_listed_and_described(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     rows = dict(re.findall(r"^\| `([^`]+)` \| .* \| (.*) \|$", config_reference(), re.MULTILINE))
