@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from contextlib import AsyncExitStack
+from typing import Any
 
 import torch
 from ray import serve
@@ -58,7 +59,7 @@ def vllm_arguments(config: ServeConfig) -> Namespace:
         words += ["--max-model-len", str(config.max_model_len)]
     if current_platform.is_cpu():
         words += ["--kv-cache-memory-bytes", str(int(config.kv_cache_gib * GIB)), "--enforce-eager"]
-    arguments = parser.parse_args(words)
+    arguments: Any = parser.parse_args(words)
     validate_parsed_serve_args(arguments)
     return arguments
 
