@@ -1,4 +1,4 @@
-"""`medrl serve-reward`: Ray Serve runs what stands at an import path; medrl itself never imports `serve`."""
+"""`medrl serve` and `serve-reward`: Ray Serve runs what stands at an import path; medrl never imports `serve`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import threading
 from typing import Any
 
-from medrl.config.serving import ServeRewardConfig
+from medrl.config.serving import ServeConfig, ServeRewardConfig, ServiceConfig
 from medrl.environment import read_secret
 from medrl.errors import ConfigError, WorkerError
 from medrl.models.export import load_calibration
@@ -16,30 +16,40 @@ from medrl.models.loading import check_model_dir
 from medrl.workers.cluster import connect
 from medrl.workers.interrupt import Interrupted, Interrupts
 
-REWARD_APP = "serve.reward:build"
-APP_NAME = "reward"
+CHAT_APP, REWARD_APP = "serve.app:build", "serve.reward:build"
+APP_NAME = "medrl"
 CPUS_OF_SERVE = 1.0  # Ray Serve's own controller and proxy
 
 
+def run_serve(config: ServeConfig) -> None:
+    """The OpenAI API of a language model. Raises as `run_service` does."""
+    run_service(config, CHAT_APP, f"model {config.name}", "v1")
+
+
 def run_serve_reward(config: ServeRewardConfig) -> None:
-    """Serve until SIGINT or SIGTERM; requests that run then are finished.
+    """The scores of a reward model. Raises as `run_service` does."""
+    kind = "calibrated" if load_calibration(config.model) else "raw: the model has no calibration.json"
+    run_service(config, REWARD_APP, f"scores ({kind})", "score")
+
+
+def run_service(config: ServiceConfig, app: str, what: str, path: str) -> None:
+    """Serve `app` until SIGINT or SIGTERM; requests that run then are finished. Says `what` is at which `path`.
 
     Raises ConfigError or ModelError before anything starts, WorkerError when Ray Serve cannot start it.
     """
     check_model_dir(config.model)
-    calibrated = load_calibration(config.model) is not None
     if config.api_key_env:
-        read_secret(config.api_key_env, "medrl serve-reward")
+        read_secret(config.api_key_env, "the service")
     check_port(config.host, config.port)
     cpus = config.replicas * config.cpus_per_replica + CPUS_OF_SERVE
     with connect(config.ray, cpus), Interrupts().installed():  # in this order: Ray installs signal handlers of its own
         try:
-            _serve(config, "calibrated" if calibrated else "raw: the model has no calibration.json")
+            _serve(config, app, f"{what} at http://{config.host}:{config.port}/{path}")
         except Interrupted as interrupt:
             raise SystemExit(interrupt.exit_code) from None
 
 
-def _serve(config: ServeRewardConfig, scores: str) -> None:
+def _serve(config: ServiceConfig, app: str, ready: str) -> None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
@@ -47,11 +57,11 @@ def _serve(config: ServeRewardConfig, scores: str) -> None:
     try:
         serve.start(http_options={"host": config.host, "port": config.port})
         try:
-            serve.run(import_path(REWARD_APP)(config), name=APP_NAME)
-            print(f"scores ({scores}) at http://{config.host}:{config.port}/score", flush=True)
+            serve.run(import_path(app)(config), name=APP_NAME)
+            print(ready, flush=True)
             threading.Event().wait()
         except RuntimeError as error:
-            raise WorkerError("the reward model did not start", got=_replica_error() or str(error)) from None
+            raise WorkerError("the model did not start", got=_replica_error() or str(error)) from None
         finally:
             serve.delete(APP_NAME)  # waits for running requests; the end of the local cluster would cut them off
     except (RayServeException, RuntimeError, TimeoutError) as error:

@@ -23,6 +23,7 @@ python -m medrl config-docs | grep -q 'medrl ppo CONFIG'
 python - <<'PY'
 import deepspeed, peft, ray, trl, vllm
 import medrl.check, medrl.tour.run, medrl.stages.merge, medrl.stages.ppo, medrl.stages.pretrain, medrl.stages.reward, medrl.stages.sft
+import medrl.serving, serve.app, serve.reward
 
 assert "site-packages" in medrl.stages.ppo.__file__, medrl.stages.ppo.__file__
 assert len(list(medrl.tour.run.demo_configs().glob("*.yaml"))) >= 4

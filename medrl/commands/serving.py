@@ -6,25 +6,41 @@ import argparse
 
 from medrl.commands.parsers import OVERRIDES_HELP, Commands
 
+FLAGS = ("host", "port", "api_key_env", "insecure")
+
 
 def add_serving(commands: Commands) -> None:
-    serve_reward = commands.add(
-        "serve-reward", _serve_reward, "serve a reward model over HTTP (protocol: docs/rewards.md)"
-    )
-    serve_reward.add_argument("source", metavar="CONFIG|MODEL_DIR", help="YAML file, or directory of a reward model")
-    serve_reward.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
-    serve_reward.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
-    serve_reward.add_argument("--port", type=int, help="(default: 8000)")
-    serve_reward.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key to ask for")
-    serve_reward.add_argument("--insecure", action="store_const", const=True,
-                              help="listen on other addresses without a key")
+    for name, command, text in (
+        ("serve", _serve, "serve a language model with the OpenAI API"),
+        ("serve-reward", _serve_reward, "serve a reward model over HTTP (protocol: docs/rewards.md)"),
+    ):
+        service = commands.add(name, command, text)
+        service.add_argument("source", metavar="CONFIG|MODEL_DIR", help="YAML file, or directory of the model")
+        service.add_argument("overrides", metavar="a.b=value", nargs="*", help=OVERRIDES_HELP)
+        service.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+        service.add_argument("--port", type=int, help="(default: 8000)")
+        service.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key to ask for")
+        service.add_argument("--insecure", action="store_const", const=True,
+                             help="listen on other addresses without a key")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from medrl.config.serving import ServeConfig, service_config
+
+    config = service_config(ServeConfig, options.source, options.overrides, _flags(options))
+    from medrl.serving import run_serve
+
+    run_serve(config)
 
 
 def _serve_reward(options: argparse.Namespace) -> None:
-    from medrl.config.serving import serve_reward_config
+    from medrl.config.serving import ServeRewardConfig, service_config
 
-    flags = {name: getattr(options, name) for name in ("host", "port", "api_key_env", "insecure")}
-    config = serve_reward_config(options.source, options.overrides, flags)
+    config = service_config(ServeRewardConfig, options.source, options.overrides, _flags(options))
     from medrl.serving import run_serve_reward
 
     run_serve_reward(config)
+
+
+def _flags(options: argparse.Namespace) -> dict[str, object]:
+    return {name: getattr(options, name) for name in FLAGS}

@@ -17,7 +17,7 @@ from medrl.config.feedback import FeedbackSection
 from medrl.config.pipeline import MergeConfig, PipelineConfig, ReportConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.registry import RegistryConfig
-from medrl.config.serving import ServeRewardConfig
+from medrl.config.serving import ServeConfig, ServeRewardConfig, ServiceConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 
 # (title, config, what it adds its keys to): keys of the latter are listed under its own title.
@@ -30,7 +30,9 @@ CHAPTERS: list[tuple[str, type[StrictModel], type[StrictModel]]] = [
     ("`medrl dpo CONFIG`", DpoConfig, SupervisedConfig),
     ("`medrl ppo CONFIG`", PpoConfig, StageConfig),
     ("`medrl evaluate CONFIG`", EvaluateConfig, StageConfig),
-    ("`medrl serve-reward CONFIG`", ServeRewardConfig, StrictModel),
+    ("`medrl serve` and `medrl serve-reward`", ServiceConfig, StrictModel),
+    ("`medrl serve CONFIG`", ServeConfig, ServiceConfig),
+    ("`medrl serve-reward CONFIG`", ServeRewardConfig, ServiceConfig),
     ("`medrl pipeline CONFIG`", PipelineConfig, StrictModel),
     ("`medrl pipeline`: a link of the stage `merge`", MergeConfig, StageConfig),
     ("`medrl pipeline`: a link of the stage `report`", ReportConfig, StageConfig),

@@ -27,9 +27,11 @@ class HttpConfig(StrictModel):
         default=30.0, ge=0, description="seconds between two tries at most; a Retry-After beyond it is a failure"
     )
     breaker_failures: int = Field(
-        default=1, ge=1, description="requests failed for good, one after another, after which all fail at once …"
+        default=1, ge=1, description="so many requests failed for good, one after another, open the circuit breaker"
     )
-    breaker_seconds: float = Field(default=60.0, gt=0, description="… for as long as this")
+    breaker_seconds: float = Field(
+        default=60.0, gt=0, description="how long the open breaker lets every request fail at once"
+    )
 
 
 class RewardSource(StrictModel):

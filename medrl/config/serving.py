@@ -1,11 +1,11 @@
-"""Config of `medrl serve-reward`."""
+"""Config of the services: `medrl serve` and `medrl serve-reward`."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -13,16 +13,10 @@ from medrl.config.base import StrictModel, build_config, load_config
 from medrl.config.common import DType, RayConfig
 
 
-class ServeRewardConfig(StrictModel):
-    """`medrl serve-reward`: a reward model over HTTP, calibrated when it has a calibration."""
+class ServiceConfig(StrictModel):
+    """What `medrl serve` and `medrl serve-reward` have in common."""
 
-    model: str = Field(description="reward model directory (sequence classification, one label)")
-    dtype: DType = Field(default="float32", description="dtype of the reward model")
-    micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
-    max_length: int = Field(default=1024, ge=8, description="limit on prompt + answer in tokens; longer gets 422")
-    max_items: int = Field(default=256, ge=1, description="limit on the answers in a request; more get 413")
-    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
-    max_requests: int = Field(default=16, ge=1, description="requests a replica holds at once; more get 503")
+    model: str = Field(description="directory of the model")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")
     api_key_env: str | None = Field(
@@ -44,6 +38,29 @@ class ServeRewardConfig(StrictModel):
         return self
 
 
+ServiceT = TypeVar("ServiceT", bound=ServiceConfig)
+
+
+class ServeRewardConfig(ServiceConfig):
+    """`medrl serve-reward`: a reward model over HTTP, calibrated when it has a calibration."""
+
+    dtype: DType = Field(default="float32", description="dtype of the reward model")
+    micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
+    max_length: int = Field(default=1024, ge=8, description="limit on prompt + answer in tokens; longer gets 422")
+    max_items: int = Field(default=256, ge=1, description="limit on the answers in a request; more get 413")
+    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
+    max_requests: int = Field(default=16, ge=1, description="requests a replica holds at once; more get 503")
+
+
+class ServeConfig(ServiceConfig):
+    """`medrl serve`: a language model with vLLM's OpenAI API."""
+
+    name: str = Field(default="medrl", min_length=1, description="model name that clients ask for")
+    dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
+    max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
+    kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -51,9 +68,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve_reward_config(source: str, overrides: list[str], flags: dict[str, Any]) -> ServeRewardConfig:
-    """`source`: a YAML file, or the directory of a reward model. `flags` that are not None come last. ConfigError."""
+def service_config(
+    kind: type[ServiceT], source: str, overrides: list[str], flags: dict[str, Any]
+) -> ServiceT:
+    """`source`: a YAML file, or the directory of a model. `flags` that are not None come last. ConfigError."""
     given = [*overrides, *(f"{name}={json.dumps(value)}" for name, value in flags.items() if value is not None)]
     if Path(source).suffix in (".yaml", ".yml"):
-        return load_config(ServeRewardConfig, source, given)
-    return build_config(ServeRewardConfig, {"model": source}, source="command line", overrides=given)
+        return load_config(kind, source, given)
+    return build_config(kind, {"model": source}, source="command line", overrides=given)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -24,19 +20,11 @@ from medrl.config.rewards import HttpConfig, RewardPoolConfig, RewardSource
 from medrl.errors import RewardError
 from medrl.types import ScoreRequest
 from medrl.workers.scorers import make_scorer
+from tests.services import Running, running_service
 from tests.tiny import ppo_values
 
-ROOT = Path(__file__).parents[2]
 VARIABLE, KEY = "MEDRL_TEST_SCORING_KEY", "tiny-key"
 CALIBRATION = (0.1, 0.5)  # what tests.tiny writes
-
-
-@dataclass
-class Running:
-    """The command's process and where it says it listens."""
-
-    process: subprocess.Popen[str]
-    url: str
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,25 +37,15 @@ def key() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def service(key: None, tiny_run: Path) -> Iterator[Running]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = [f"--port={port}", f"--api-key-env={VARIABLE}", "max_items=1500"]
-    command = [sys.executable, "-m", "medrl", "serve-reward", str(tiny_run / "reward"), *options]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout
-    try:
-        said = process.stdout.readline()
-        assert f"scores (calibrated) at http://127.0.0.1:{port}/score" in said
-        yield Running(process, f"http://127.0.0.1:{port}/score")
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    command = ["serve-reward", str(tiny_run / "reward"), f"--api-key-env={VARIABLE}", "max_items=1500"]
+    with running_service(command, os.environ) as running:
+        assert "scores (calibrated)" in running.said
+        yield running
 
 
 def source(service: Running, **http) -> RewardSource:
     settings = {"api_key_env": VARIABLE, "batch_size": 3} | http
-    return RewardSource(name="rm", url=service.url, http=HttpConfig(**settings))
+    return RewardSource(name="rm", url=f"{service.url}/score", http=HttpConfig(**settings))
 
 
 def requests_of(count: int) -> list[ScoreRequest]:
@@ -86,22 +64,24 @@ def test_the_remote_scores_are_those_of_the_model_here_calibrated(service: Runni
 
 def test_only_health_answers_without_the_key(service: Running) -> None:
     body = {"items": [{"messages": [{"role": "user", "content": "?"}], "answer": "!"}]}
-    health = httpx.get(service.url.replace("/score", "/health"))
+    health = httpx.get(f"{service.url}/health")
     assert health.json() == {"status": "ok", "calibrated": True}
-    assert httpx.post(service.url, json=body).status_code == 401
-    assert httpx.post(service.url, json=body, headers={"Authorization": "Bearer tiny-kez"}).status_code == 401
-    assert httpx.get(service.url.replace("/score", "/docs")).status_code == 401
+    assert httpx.post(f"{service.url}/score", json=body).status_code == 401
+    wrong = {"Authorization": "Bearer tiny-kez"}
+    assert httpx.post(f"{service.url}/score", json=body, headers=wrong).status_code == 401
+    assert httpx.get(f"{service.url}/docs").status_code == 401
 
 
 def test_limits_come_back_as_readable_errors(service: Running) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
     item = {"messages": [{"role": "user", "content": "?"}], "answer": "!"}
-    many = httpx.post(service.url, json={"items": [item] * 1501}, headers=headers)
+    many = httpx.post(f"{service.url}/score", json={"items": [item] * 1501}, headers=headers)
     assert many.status_code == 413 and "1501 items are more than max_items 1500" in many.json()["error"]["message"]
     long = [ScoreRequest(({"role": "user", "content": "?"},), "Mustermann " * 2000, True)]
     with pytest.raises(RewardError, match="HTTP 422"):
         make_scorer(source(service), RewardPoolConfig(sources=[source(service)]))(long)
-    reply = httpx.post(service.url, json={"items": [item | {"answer": "Mustermann " * 2000}]}, headers=headers)
+    items = [item | {"answer": "Mustermann " * 2000}]
+    reply = httpx.post(f"{service.url}/score", json={"items": items}, headers=headers)
     assert "max_length 1024" in reply.json()["error"]["message"] and "Mustermann" not in reply.text
 
 

@@ -16,7 +16,7 @@ from medrl.config.evaluate import EvaluateConfig
 from medrl.config.feedback import FeedbackSection
 from medrl.config.ppo import PpoConfig
 from medrl.config.registry import RegistryConfig
-from medrl.config.serving import ServeRewardConfig
+from medrl.config.serving import ServeConfig, ServeRewardConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 
 DOCS = Path(__file__).parents[3] / "docs/config.md"
@@ -37,7 +37,7 @@ def test_the_file_in_docs_is_current() -> None:
 
 CONFIGS = [
     PretrainConfig, SftConfig, RewardConfig, DpoConfig, PpoConfig, EvaluateConfig, ServeRewardConfig, RegistryConfig,
-    AuditSection, FeedbackSection,
+    AuditSection, FeedbackSection, ServeConfig,
 ]
 
 

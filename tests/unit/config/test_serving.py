@@ -1,4 +1,4 @@
-"""Where the config of `medrl serve-reward` comes from, and what it refuses."""
+"""Where the config of a service comes from, and what it refuses."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from pathlib import Path
 
 import pytest
 
-from medrl.config.serving import ServeRewardConfig, serve_reward_config
+from medrl.config.serving import ServeRewardConfig, service_config
 from medrl.errors import ConfigError
 
 NO_FLAGS = {"host": None, "port": None, "api_key_env": None, "insecure": None}
 
 
 def test_a_model_directory_with_settings_and_flags() -> None:
-    config = serve_reward_config("runs/rm", ["replicas=2", "port=1"], NO_FLAGS | {"port": 9000, "api_key_env": "NO"})
+    flags = NO_FLAGS | {"port": 9000, "api_key_env": "NO"}
+    config = service_config(ServeRewardConfig, "runs/rm", ["replicas=2", "port=1"], flags)
     assert config == ServeRewardConfig(model="runs/rm", replicas=2, port=9000, api_key_env="NO")
 
 
 def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "serve.yaml"
     path.write_text("model: runs/rm\nhost: localhost\nmax_items: 8\n")
-    config = serve_reward_config(str(path), [], NO_FLAGS)
+    config = service_config(ServeRewardConfig, str(path), [], NO_FLAGS)
     assert config == ServeRewardConfig(model="runs/rm", host="localhost", max_items=8)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "gpu-box"])
 def test_other_machines_need_a_key_or_an_explicit_word(host: str) -> None:
     with pytest.raises(ConfigError, match="can be reached from other machines.*--api-key-env"):
-        serve_reward_config("rm", [], NO_FLAGS | {"host": host})
+        service_config(ServeRewardConfig, "rm", [], NO_FLAGS | {"host": host})
     for flags in ({"api_key_env": "KEY"}, {"insecure": True}):
-        assert serve_reward_config("rm", [], NO_FLAGS | flags | {"host": host}).host == host
+        assert service_config(ServeRewardConfig, "rm", [], NO_FLAGS | flags | {"host": host}).host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.9", "::1", "localhost"])
 def test_this_machine_needs_none(host: str) -> None:
-    assert serve_reward_config("rm", [], NO_FLAGS | {"host": host}).api_key_env is None
+    assert service_config(ServeRewardConfig, "rm", [], NO_FLAGS | {"host": host}).api_key_env is None

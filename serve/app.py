@@ -1,0 +1,83 @@
+"""A language model behind vLLM's own OpenAI app, in a Ray Serve deployment (`medrl serve`)."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from contextlib import AsyncExitStack
+from typing import Any
+
+import torch
+from ray import serve
+from ray.serve import Application
+from starlette.types import ASGIApp
+
+from medrl.config.serving import ServeConfig
+from serve.auth import BearerAuth, key_digest
+
+GIB = 2**30
+
+
+@serve.deployment
+@serve.ingress()
+class ChatService:
+    """One replica: an engine, and vLLM's app with all its routes around it."""
+
+    async def __init__(self, config: ServeConfig, digest: bytes | None) -> None:
+        _set_environment(on_cpu=not torch.accelerator.is_available())
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+        from vllm.entrypoints.launchers.app import build_app
+
+        arguments = vllm_arguments(config)
+        self.digest = digest
+        self.resources = AsyncExitStack()
+        engine = await self.resources.enter_async_context(build_async_engine_client(arguments))
+        tasks = await engine.get_supported_tasks()
+        self.openai = build_app(arguments, tasks, engine.model_config)
+        await init_app_state(engine, self.openai.state, arguments, tasks)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return BearerAuth(self.openai, self.digest, {"/health"}) if self.digest else self.openai
+
+    async def __del__(self) -> None:
+        await self.resources.aclose()
+
+
+def vllm_arguments(config: ServeConfig) -> Namespace:
+    """The arguments of `vllm serve` that say what the config says."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    words = [
+        "--model", config.model, "--served-model-name", config.name, "--dtype", config.dtype,
+        "--disable-fastapi-docs", "--disable-log-stats", "--load-format", "safetensors",
+    ]
+    if config.max_model_len:
+        words += ["--max-model-len", str(config.max_model_len)]
+    if current_platform.is_cpu():
+        words += ["--kv-cache-memory-bytes", str(int(config.kv_cache_gib * GIB)), "--enforce-eager"]
+    arguments: Any = parser.parse_args(words)
+    validate_parsed_serve_args(arguments)
+    return arguments
+
+
+def _set_environment(on_cpu: bool) -> None:
+    """What vLLM reads when it is first imported."""
+    os.environ["VLLM_NO_USAGE_STATS"] = os.environ["DO_NOT_TRACK"] = "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if on_cpu:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # replicas share the cores
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else helpers call a C++ compiler, for tens of seconds
+
+
+def build(config: ServeConfig) -> Application:
+    """What Ray Serve runs: `medrl serve`, or `serve run serve.app:build model=DIR`."""
+    digest = key_digest(config.api_key_env) if config.api_key_env else None
+    return ChatService.options(
+        num_replicas=config.replicas,
+        max_constructor_retry_count=1,
+        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
+    ).bind(config, digest)
