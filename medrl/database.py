@@ -16,7 +16,8 @@ from medrl.errors import ConfigError, DatabaseError
 
 REMEDY = "use sqlite:///folder/file.db, or postgresql://user@host/name"
 LOGGED = {"hide_parameters": True, "logging_name": "medrl"}
-logging.getLogger("sqlalchemy.engine.Engine.medrl").setLevel(logging.INFO)  # at DEBUG it would print the rows
+# A filter, not a level: a level would make the statements come out wherever anything listens at all.
+logging.getLogger("sqlalchemy.engine.Engine.medrl").addFilter(lambda record: record.levelno > logging.DEBUG)  # the rows
 # What may stand in a column of ids and names: no spaces, no Chinese, nothing that a spreadsheet takes for a formula.
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/,@+=-]{0,199}")
 WRITERS_LOCK = 0x6D6564726C  # "medrl": the advisory lock of PostgreSQL that writers take

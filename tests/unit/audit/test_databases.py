@@ -21,6 +21,8 @@ import sys
 from medrl.audit.writer import open_writer
 from medrl.config.audit import AuditConfig
 from tests.unit.audit.answers import answer
+
+pytestmark = pytest.mark.heavy
 writer = open_writer(AuditConfig.model_validate_json(sys.argv[1]))
 for number in range(int(sys.argv[3])):
     writer.record(answer(number, key_id=sys.argv[2]))

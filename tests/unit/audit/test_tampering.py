@@ -20,6 +20,8 @@ from medrl.config.audit import AuditConfig
 from medrl.errors import AuditError, DatabaseError
 from tests.unit.audit.answers import SECRET, entries, make_chain, verified
 
+pytestmark = pytest.mark.heavy
+
 LENGTH = 6
 NAMES = RECORDS.columns.keys()
 Rows = list[dict[str, Any]]

@@ -22,6 +22,8 @@ from medrl.config.audit import AuditConfig
 from medrl.errors import AuditError
 from tests.unit.audit.answers import answer, entries, make_chain, request_ids, verified
 
+pytestmark = pytest.mark.heavy
+
 EXPECTED = [f"req-{number}" for number in range(40)]
 
 

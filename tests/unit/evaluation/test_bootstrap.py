@@ -9,6 +9,8 @@ import pytest
 
 from medrl.evaluation.bootstrap import Bootstrap
 
+pytestmark = pytest.mark.heavy
+
 
 def test_a_mean_and_its_value() -> None:
     estimate = Bootstrap(200, seed=0).mean([1, 2, 6])

@@ -15,6 +15,8 @@ from medrl.lora.wrap import expert_tensors, wrap
 from medrl.models.loading import load_causal_lm
 from tests.unit.lora.tiny_families import tiny_model, train_a_little
 
+pytestmark = pytest.mark.heavy
+
 FUSED = ["mixtral", "gpt_oss", "qwen2_moe", "qwen3_moe", "deepseek_v3", "qwen3_next"]
 IDS = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(0))
 

@@ -16,6 +16,8 @@ from medrl.lora.resolve import resolve
 from tests.unit.lora.custom_family import OddConfig, OddForCausalLM
 from tests.unit.lora.tiny_families import ALL, CONFIGS, MULTIMODAL, tiny_model
 
+pytestmark = pytest.mark.heavy
+
 MOE = {"mixtral", "gpt_oss", "qwen2_moe", "qwen3_moe", "deepseek_v3", "qwen3_next"}
 # per-layer inputs are linear layers outside attention and MLP: the table leaves them out, inspection does not
 UNLIKE_INSPECTION = {"gemma4_text"}

@@ -17,6 +17,8 @@ from medrl.workers.http_scorer import retry_after
 from medrl.workers.scorers import make_scorer
 from tests.scoring_server import Reply, Service, scoring_service
 
+pytestmark = pytest.mark.heavy
+
 SECRET = "Frau Mustermann, born 1961-02-03"
 QUICK = {"attempts": 3, "max_wait": 0.02, "concurrency": 1, "batch_size": 2}
 QUESTION = {"role": "user", "content": SECRET}
