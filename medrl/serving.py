@@ -8,11 +8,13 @@ import socket
 import threading
 from typing import Any
 
+from medrl.config.common import ModelConfig
 from medrl.config.serving import ServeConfig, ServeRewardConfig, ServiceConfig
+from medrl.data.chat import check_tokenizer
 from medrl.environment import read_secret
 from medrl.errors import ConfigError, WorkerError
 from medrl.models.export import load_calibration
-from medrl.models.loading import check_model_dir
+from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.workers.cluster import connect
 from medrl.workers.interrupt import Interrupted, Interrupts
 
@@ -38,6 +40,7 @@ def run_service(config: ServiceConfig, app: str, what: str, path: str) -> None:
     Raises ConfigError or ModelError before anything starts, WorkerError when Ray Serve cannot start it.
     """
     check_model_dir(config.model)
+    check_tokenizer(load_tokenizer(ModelConfig(path=config.model)))  # its template is the one it was trained with
     if config.api_key_env:
         read_secret(config.api_key_env, "the service")
     check_port(config.host, config.port)

@@ -6,15 +6,26 @@ import socket
 
 import pytest
 
-from medrl.config.serving import ServeRewardConfig
+from medrl.config.common import ModelConfig
+from medrl.config.serving import ServeConfig, ServeRewardConfig
 from medrl.errors import ConfigError, ModelError
-from medrl.serving import run_serve_reward
-from tests.tiny import save_reward_model
+from medrl.models.loading import load_tokenizer
+from medrl.serving import run_serve, run_serve_reward
+from tests.tiny import save_policy, save_reward_model
 
 
 def test_a_directory_without_a_model(tmp_path):
     with pytest.raises(ModelError, match="not a model directory"):
         run_serve_reward(ServeRewardConfig(model=str(tmp_path)))
+
+
+def test_another_chat_template_than_in_training(tmp_path):
+    model = save_policy(tmp_path / "policy")
+    load_tokenizer(ModelConfig(path=str(model))).save_pretrained(model)
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(ModelError, match="not the one the model was trained with"):
+        run_serve(ServeConfig(model=str(model)))
 
 
 def test_a_key_that_is_not_set_and_a_port_that_is_taken(tmp_path, monkeypatch):
