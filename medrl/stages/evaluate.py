@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from medrl.config.common import ModelConfig
 from medrl.config.evaluate import EvaluateConfig
 from medrl.evaluation.bootstrap import Bootstrap
 from medrl.evaluation.measured import Answer
@@ -21,7 +22,7 @@ from medrl.stages.evaluate_tables import metric_table, rule_table
 from medrl.timer import Timer
 from medrl.types import ScoreRequest
 from medrl.workers.cluster import connect
-from medrl.workers.evaluate import launch_evaluators, launch_scorers, role_plans
+from medrl.workers.evaluate import EvaluationPool, launch_evaluators, launch_scorers, role_plans
 from medrl.workers.placement import total_cpus
 from medrl.workers.reward import check_sources
 
@@ -46,7 +47,8 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     work = {name: encode_work(one, sets) for name, one in models.items()}
     run_dir, timer = create_run_dir(config), Timer()
     with connect(config.ray, total_cpus(role_plans(config))):
-        found = {name: measure(one, work[name], sets, timer) for name, one in models.items()}
+        with launch_evaluators(config) as pool:
+            found = {name: measure(pool, one.model, work[name], sets, timer) for name, one in models.items()}
         if config.reward:
             with timer("score"), launch_scorers(config, calibrations) as pool:
                 found = {name: _scored(pool, rows) for name, rows in found.items()}
@@ -58,15 +60,16 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return content
 
 
-def measure(config: EvaluateConfig, work: Work, sets: Sequence[LoadedSet], timer: Timer) -> Measured:
-    """Have `config.model` do its work. Its workers are gone at the end, and all memory with them."""
+def measure(
+    pool: EvaluationPool, model: ModelConfig, work: Work, sets: Sequence[LoadedSet], timer: Timer
+) -> Measured:
+    """Have `model` do its work; the pool holds nothing of it afterwards."""
     logprobs: dict[str, list[list[float]]] = {}
     completions: dict[str, list] = {}
-    with launch_evaluators(config, work.stop_ids) as pool:
-        with timer("log-probs"):
-            flat = pool.logprobs([s for rows in work.sequences.values() for row in rows for s in row]).tolist()
-        with timer("generate"):
-            answers = pool.generate([r for requests in work.requests.values() for r in requests])
+    with timer("log-probs"):
+        flat = pool.logprobs(model, [s for rows in work.sequences.values() for row in rows for s in row]).tolist()
+    with timer("generate"):
+        answers = pool.generate(model, work.stop_ids, [r for requests in work.requests.values() for r in requests])
     values, given = iter(flat), iter(answers)
     for name, rows in work.sequences.items():
         logprobs[name] = [[next(values) for _ in row] for row in rows]

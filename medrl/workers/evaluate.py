@@ -1,4 +1,4 @@
-"""The workers of `medrl evaluate`: a pool that measures one model, and the reward pool. Both end with their block."""
+"""The workers of `medrl evaluate`: a pool that measures models, and the reward pool. Both end with their block."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from medrl.config.common import ModelConfig
 from medrl.config.evaluate import EvaluateConfig
 from medrl.rollout.base import GenerateRequest
 from medrl.types import Completion
@@ -30,13 +31,13 @@ class ScoredSequence:
 
 @ray.remote
 class EvaluationWorker:
-    """Holds the plain model or the engine, never both, and only while it works."""
+    """Holds one plain model or one engine at a time, and only while it works."""
 
-    def __init__(self, config: EvaluateConfig, stop_ids: tuple[int, ...], threads: int) -> None:
+    def __init__(self, config: EvaluateConfig, threads: int) -> None:
         prepare_worker(threads, seed=config.seed)
-        self.config, self.stop_ids = config, stop_ids
+        self.config = config
 
-    def logprobs(self, sequences: list[ScoredSequence]) -> np.ndarray:
+    def logprobs(self, model: ModelConfig, sequences: list[ScoredSequence]) -> np.ndarray:
         """[n] float64: log p of each sequence's scored tokens, summed."""
         import torch
 
@@ -46,28 +47,40 @@ class EvaluationWorker:
         from medrl.models.loading import load_causal_lm
 
         device = pick_device()
-        model = load_causal_lm(self.config.model).to(device)  # pyright: ignore[reportArgumentType]
+        loaded = load_causal_lm(model).to(device)  # pyright: ignore[reportArgumentType]
         out = np.zeros(len(sequences))
         for rows in micro_batches([len(s.ids) for s in sequences], self.config.micro_batch_size):
             ids, mask, scored = (torch.tensor(x, device=device) for x in _padded([sequences[i] for i in rows]))
             with torch.inference_mode():
-                logprobs, _ = policy_forward(model, ids, mask, scored, temperature=1.0, entropy=False)
+                logprobs, _ = policy_forward(loaded, ids, mask, scored, temperature=1.0, entropy=False)
             out[rows] = logprobs.double().sum(1).cpu().numpy()
-        del model
-        gc.collect()
-        if device.type != "cpu":
-            torch.accelerator.empty_cache()  # the engine is about to take a share of the whole device
+        del loaded
+        _free()
         return out
 
-    def generate(self, requests: list[GenerateRequest]) -> list[Completion]:
+    def generate(
+        self, model: ModelConfig, stop_ids: tuple[int, ...], requests: list[GenerateRequest]
+    ) -> list[Completion]:
         from medrl.rollout.engines import make_generator
         from medrl.weight_sync.receiver import NoReceiver
 
-        generator = make_generator(self.config, self.stop_ids, NoReceiver())
+        config = self.config.model_copy(update={"model": model})
+        generator = make_generator(config, stop_ids, NoReceiver())
         try:
-            return generator.generate(requests, self.config.sampling, greedy=self.config.greedy)
+            return generator.generate(requests, config.sampling, greedy=config.greedy)
         finally:
             generator.close()
+            del generator
+            _free()
+
+
+def _free() -> None:
+    """What comes next takes a share of the whole device."""
+    import torch
+
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 class EvaluationPool(WorkerGroup):
@@ -77,14 +90,16 @@ class EvaluationPool(WorkerGroup):
         super().__init__("evaluation", handles, placement)
         self.timeouts = config.timeouts
 
-    def logprobs(self, sequences: list[ScoredSequence]) -> np.ndarray:
+    def logprobs(self, model: ModelConfig, sequences: list[ScoredSequence]) -> np.ndarray:
         """[n] float64: log p of each sequence's scored tokens, summed."""
-        refs = [handle.logprobs.remote(part) for handle, part in self._shares(sequences)]
+        refs = [handle.logprobs.remote(model, part) for handle, part in self._shares(sequences)]
         return self.pending(refs, "log-probs", self.timeouts.score, np.concatenate).result() if refs else np.zeros(0)
 
-    def generate(self, requests: list[GenerateRequest]) -> list[Completion]:
+    def generate(
+        self, model: ModelConfig, stop_ids: tuple[int, ...], requests: list[GenerateRequest]
+    ) -> list[Completion]:
         """One completion a request."""
-        refs = [handle.generate.remote(part) for handle, part in self._shares(requests)]
+        refs = [handle.generate.remote(model, stop_ids, part) for handle, part in self._shares(requests)]
         return self.pending(
             refs, "generation", self.timeouts.generate, lambda parts: [c for part in parts for c in part]
         ).result()
@@ -104,13 +119,13 @@ def role_plans(config: EvaluateConfig) -> dict[str, RolePlan]:
 
 
 @contextmanager
-def launch_evaluators(config: EvaluateConfig, stop_ids: tuple[int, ...]) -> Iterator[EvaluationPool]:
-    """A pool for `config.model`."""
+def launch_evaluators(config: EvaluateConfig) -> Iterator[EvaluationPool]:
+    """A pool for one model after the other."""
 
     def group(handles: list, placement: Any) -> EvaluationPool:
         return EvaluationPool(handles, placement, config)
 
-    with _launched(config, "evaluation", EvaluationWorker, (stop_ids,), group) as pool:
+    with _launched(config, "evaluation", EvaluationWorker, group) as pool:
         yield pool
 
 
@@ -121,14 +136,14 @@ def launch_scorers(config: EvaluateConfig, calibrations: dict[str, tuple[float, 
     def group(handles: list, placement: Any) -> RewardPool:
         return RewardPool(handles, placement, config, calibrations)
 
-    with _launched(config, "reward", RewardWorker, (), group) as pool:
+    with _launched(config, "reward", RewardWorker, group) as pool:
         pool.start().result()
         yield pool
 
 
 @contextmanager
 def _launched(
-    config: EvaluateConfig, role: str, worker: Any, arguments: tuple, group: Callable[[list, Any], Any]
+    config: EvaluateConfig, role: str, worker: Any, group: Callable[[list, Any], Any]
 ) -> Iterator[Any]:
     plan = role_plans(config)[role]
     check_fits({role: plan})
@@ -136,7 +151,7 @@ def _launched(
     options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
     threads = threads_for({role: plan})[role]
     started = group(
-        [worker.options(**options, placement_group_bundle_index=i).remote(config, *arguments, threads)
+        [worker.options(**options, placement_group_bundle_index=i).remote(config, threads)
          for i in range(plan.workers)], placement)
     try:
         yield started
