@@ -190,8 +190,9 @@ def test_a_signal_ends_a_command_in_order_with_its_exit_code(signum: int, code: 
         "cli._config_docs = work\n"
         "cli.main(['config-docs'])\n"
     )
+    # A shell lets its background jobs ignore SIGINT, and what they start inherits that.
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:
+                          text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         assert process.stdout and process.stdout.readline() == "ready\n"
         process.send_signal(signum)
         out, err = process.communicate(timeout=60)

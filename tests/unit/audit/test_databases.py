@@ -15,14 +15,13 @@ from medrl.database import exclusive, open_engine
 from medrl.errors import ConfigError, DatabaseError
 from tests.unit.audit.answers import entries, make_chain, request_ids, verified
 
+pytestmark = pytest.mark.heavy
 PROCESSES, RECORDS = 4, 200
 PROGRAM = """
 import sys
 from medrl.audit.writer import open_writer
 from medrl.config.audit import AuditConfig
 from tests.unit.audit.answers import answer
-
-pytestmark = pytest.mark.heavy
 writer = open_writer(AuditConfig.model_validate_json(sys.argv[1]))
 for number in range(int(sys.argv[3])):
     writer.record(answer(number, key_id=sys.argv[2]))
@@ -36,7 +35,6 @@ def config(config, database_url) -> AuditConfig:
     return config.model_copy(update={"url": database_url, "timeout": 30.0, "batch_size": 8})
 
 
-@pytest.mark.heavy
 def test_the_chain_of_four_processes_is_linear_and_keeps_each_one_s_order(config, key) -> None:
     command = [sys.executable, "-c", PROGRAM, config.model_dump_json()]
     writers = [subprocess.Popen([*command, f"p{n}", str(RECORDS)], stderr=subprocess.PIPE, text=True,
