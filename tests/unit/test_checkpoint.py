@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from medrl import checkpoint
 from medrl.errors import CheckpointError, WorkerError
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 
 

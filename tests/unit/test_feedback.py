@@ -21,6 +21,8 @@ from medrl.feedback import Feedback, FeedbackStore, preference_pairs, run_export
 from medrl.types import PreferencePair
 from tests.identifiers import found_in, found_under, planted_identifiers
 
+pytestmark = pytest.mark.heavy
+
 DAY = 86_400
 ASK = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "感冒?"})
 NOW = time.time()

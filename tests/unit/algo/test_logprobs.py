@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
 from medrl.algo import logprobs as module
 from medrl.algo.logprobs import token_entropy, token_logprobs
@@ -43,8 +42,11 @@ def test_against_float64(temperature):
     torch.testing.assert_close(token_entropy(logits, temperature).double(), entropies, atol=1e-5, rtol=0)
 
 
+@pytest.mark.heavy  # TRL takes seconds to import
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_against_trl(temperature):
+    from trl.trainer.utils import entropy_from_logits, selective_log_softmax
+
     logits, ids = sample()
     ours = token_logprobs(logits, ids, temperature)[:, 1:]
     torch.testing.assert_close(ours, selective_log_softmax(logits[:, :-1], ids[:, 1:], temperature), atol=1e-6, rtol=0)

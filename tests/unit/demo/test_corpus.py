@@ -12,6 +12,8 @@ from medrl.demo.corpus import REJECTED_KINDS, SFT_QUALITY, Question
 from medrl.demo.facts import LANGUAGES
 from medrl.demo.phrases import ASPECTS, UNSAFE
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def splits(conditions) -> dict[str, list[Question]]:

@@ -16,6 +16,8 @@ from medrl.lora.wrap import wrap
 from medrl.models.scalar_head import ScalarModel
 from tests.unit.lora.tiny_families import tiny_model, train_a_little
 
+pytestmark = pytest.mark.heavy
+
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "mixtral", "qwen3_5_text"]
 IDS = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(5))
 

@@ -22,6 +22,8 @@ from medrl.models.loading import load_causal_lm
 from tests.tiny import save_tokenizer
 from tests.unit.lora.tiny_families import tiny_config, tiny_model, train_a_little
 
+pytestmark = pytest.mark.heavy
+
 IDS = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(5))
 
 

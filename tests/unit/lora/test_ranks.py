@@ -18,6 +18,8 @@ from medrl.lora.wrap import check_wrapped, wrap
 from medrl.models.loading import load_causal_lm
 from tests.unit.lora.tiny_families import tiny_model, train_a_little
 
+pytestmark = pytest.mark.heavy
+
 DOWN = "model.layers.*.mlp.down_proj"
 LORA = {"targets": ["attention", "mlp"], "rank": 2, "alpha": 6.0, "ranks": {DOWN: 4, "model.layers.1.mlp.up_proj": 1}}
 EXPECTED = {"model.layers.0.mlp.down_proj": 4, "model.layers.1.mlp.down_proj": 4, "model.layers.1.mlp.up_proj": 1}

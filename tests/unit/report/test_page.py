@@ -14,6 +14,8 @@ from medrl.report.read import read_folder
 from medrl.report.sections import section
 from tests.unit.report.conftest import QUESTION, evaluation_run, ppo_run, supervised_run
 
+pytestmark = pytest.mark.heavy
+
 
 class Page(HTMLParser):
     """Tags, text and attributes of a page; every element must be closed."""
