@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from medrl.config.serving import ServeConfig
 from serve.auth import BearerAuth, key_digest
+from serve.context import RequestContexts
 
 GIB = 2**30
 
@@ -38,7 +39,11 @@ class ChatService:
         await init_app_state(engine, self.openai.state, arguments, tasks)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return BearerAuth(self.openai, self.digest, {"/health"}) if self.digest else self.openai
+        """vLLM's app inside what every request passes, the innermost first."""
+        app: ASGIApp = self.openai
+        if self.digest:
+            app = BearerAuth(app, self.digest, {"/health"})
+        return RequestContexts(app)
 
     async def __del__(self) -> None:
         await self.resources.aclose()
