@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp
 from medrl.config.serving import ServeConfig
 from serve.auth import BearerAuth, key_digest
 from serve.context import RequestContexts
+from serve.versions import unregistered
 
 GIB = 2**30
 
@@ -34,6 +36,7 @@ class ChatService:
         self.digest = digest
         self.resources = AsyncExitStack()
         engine = await self.resources.enter_async_context(build_async_engine_client(arguments))
+        await engine.update_weight_version(unregistered(Path(config.model)).label)
         tasks = await engine.get_supported_tasks()
         self.openai = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, self.openai.state, arguments, tasks)
