@@ -17,6 +17,7 @@ from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
 from serve.auth import Authorization
 from serve.context import RequestContexts
+from serve.errors import ErrorScrub
 from serve.versions import unregistered
 
 GIB = 2**30
@@ -46,6 +47,7 @@ class ChatService:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = self.openai
         app = Authorization(app, self.keys)
+        app = ErrorScrub(app)
         return RequestContexts(app)
 
     async def __del__(self) -> None:

@@ -20,6 +20,7 @@ class RequestContext:
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     received: float = field(default_factory=time.time)  # seconds since 1970 UTC
     key_id: str = "anonymous"  # public name of the API key
+    own_error: bool = False  # the answer is an error in this service's own words
 
 
 CURRENT: ContextVar[RequestContext] = ContextVar("request")
