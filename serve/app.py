@@ -13,8 +13,9 @@ from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
+from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
-from serve.auth import BearerAuth, key_digest
+from serve.auth import Authorization
 from serve.context import RequestContexts
 from serve.versions import unregistered
 
@@ -26,14 +27,14 @@ GIB = 2**30
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, digest: bytes | None) -> None:
+    async def __init__(self, config: ServeConfig, keys: list[KeyConfig]) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
 
         arguments = vllm_arguments(config)
-        self.digest = digest
+        self.keys = keys
         self.resources = AsyncExitStack()
         engine = await self.resources.enter_async_context(build_async_engine_client(arguments))
         await engine.update_weight_version(unregistered(Path(config.model)).label)
@@ -44,8 +45,7 @@ class ChatService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = self.openai
-        if self.digest:
-            app = BearerAuth(app, self.digest, {"/health"})
+        app = Authorization(app, self.keys)
         return RequestContexts(app)
 
     async def __del__(self) -> None:
@@ -83,9 +83,8 @@ def _set_environment(on_cpu: bool) -> None:
 
 def build(config: ServeConfig) -> Application:
     """What Ray Serve runs: `medrl serve`, or `serve run serve.app:build model=DIR`."""
-    digest = key_digest(config.api_key_env) if config.api_key_env else None
     return ChatService.options(
         num_replicas=config.replicas,
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, digest)
+    ).bind(config, load_keys(config))
