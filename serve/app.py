@@ -14,8 +14,9 @@ from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
+from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
-from serve.auth import BearerAuth, key_digest
+from serve.auth import Authorization
 from serve.context import RequestContexts
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
@@ -29,7 +30,7 @@ GIB = 2**30
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, digest: bytes | None, secret: bytes) -> None:
+    async def __init__(self, config: ServeConfig, keys: list[KeyConfig], secret: bytes) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
@@ -37,7 +38,7 @@ class ChatService:
 
         arguments = vllm_arguments(config)
         self.config = config
-        self.digest = digest
+        self.keys = keys
         self.ids = RequestIds(secret)
         self.resources = AsyncExitStack()
         engine = await self.resources.enter_async_context(build_async_engine_client(arguments))
@@ -49,8 +50,7 @@ class ChatService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
-        if self.digest:
-            app = BearerAuth(app, self.digest, {"/health"})
+        app = Authorization(app, self.keys)
         return RequestContexts(app, self.ids)
 
     async def __del__(self) -> None:
@@ -88,9 +88,8 @@ def _set_environment(on_cpu: bool) -> None:
 
 def build(config: ServeConfig) -> Application:
     """What Ray Serve runs: `medrl serve`, or `serve run serve.app:build model=DIR`."""
-    digest = key_digest(config.api_key_env) if config.api_key_env else None
     return ChatService.options(
         num_replicas=config.replicas,
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, digest, secrets.token_bytes(32))
+    ).bind(config, load_keys(config), secrets.token_bytes(32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -33,9 +34,10 @@ class RequestContexts:
     answer after it (`chatcmpl-<id>`).
     """
 
-    def __init__(self, app: ASGIApp, ids: RequestIds) -> None:
+    def __init__(self, app: ASGIApp, ids: RequestIds | None = None) -> None:
+        """`ids` None: ids that nothing else has to know again."""
         self.app = app
-        self.ids = ids
+        self.ids = ids or RequestIds(secrets.token_bytes(32))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -11,7 +11,6 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from serve.context import CURRENT, HEADER, RequestContexts
-from serve.request_ids import RequestIds
 
 
 async def _echo(request: Request) -> PlainTextResponse:
@@ -21,7 +20,7 @@ async def _echo(request: Request) -> PlainTextResponse:
 
 def test_each_request_has_an_id_of_its_own_inside_and_outside() -> None:
     async def answers() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(RequestContexts(Starlette(routes=[Route("/", _echo)]), RequestIds(b"")))
+        transport = httpx.ASGITransport(RequestContexts(Starlette(routes=[Route("/", _echo)])))
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             asked = [client.get("/", params={"wait": 5 - n}, headers={HEADER: "theirs"}) for n in range(5)]
             return await asyncio.gather(*asked)
