@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sqlite3
@@ -23,6 +22,7 @@ from serve.context import HEADER, RequestContexts
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
 from tests.identifiers import found_in, found_under, planted_identifiers
+from tests.serve.clients import ask
 
 ASK = [{"role": "user", "content": "感冒了怎么办？"}]
 CONSENT = {"may_keep": True, "may_train": True}
@@ -36,19 +36,15 @@ def config(tmp_path: Path) -> FeedbackConfig:
 
 def call(config: FeedbackConfig | None, *bodies: Any, key: str = "a") -> list[httpx.Response]:
     """An answer to key "a", then feedback on it by `key`: each body is JSON, or bytes."""
-    async def requests() -> list[httpx.Response]:
-        ids = RequestIds(b"secret")
-        vllm = Starlette(routes=[Route("/v1/chat/completions", lambda _: PlainTextResponse("answer"))])
-        app = RequestContexts(OwnRoutes(vllm, ServeConfig(model="m", feedback=config), ids), ids)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-            answer = await client.get("/v1/chat/completions", headers={"Authorization": "Bearer a"})
-            assert answer.text == "answer"
-            named = {"request_id": answer.headers[HEADER]}
-            sent = [body if isinstance(body, bytes) else json.dumps(named | body) for body in bodies]
-            return [await client.post("/v1/feedback", headers={"Authorization": f"Bearer {key}"}, content=content)
-                    for content in sent]
-
-    return asyncio.run(requests())
+    ids = RequestIds(b"secret")
+    vllm = Starlette(routes=[Route("/v1/chat/completions", lambda _: PlainTextResponse("answer"))])
+    app = RequestContexts(OwnRoutes(vllm, ServeConfig(model="m", feedback=config), ids), ids)
+    answer = ask(app, "GET", "/v1/chat/completions", headers={"Authorization": "Bearer a"})
+    assert answer.text == "answer"
+    named = {"request_id": answer.headers[HEADER]}
+    sent = [body if isinstance(body, bytes) else json.dumps(named | body) for body in bodies]
+    headers = {"Authorization": f"Bearer {key}"}
+    return [ask(app, "POST", "/v1/feedback", headers=headers, content=content) for content in sent]
 
 
 def stored(config: FeedbackConfig) -> list[dict[str, Any]]:
@@ -88,7 +84,7 @@ def test_only_the_key_that_was_answered_may_rate(config, tmp_path) -> None:
 def test_what_cannot_be_used_is_refused_without_its_words(config, tmp_path, caplog, body) -> None:
     caplog.set_level(logging.DEBUG)
     (refused,) = call(config, body)
-    assert refused.status_code == 400 and set(refused.json()["error"]) == {"message", "type", "code"}
+    assert refused.status_code == 400 and refused.json()["error"]["type"] == "bad_request"
     assert "Zhang" not in refused.text + caplog.text and not [*tmp_path.iterdir()]
 
 
