@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from medrl.config.base import build_config, load_config
 from medrl.config.common import DType, RayConfig
+from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
 
 
@@ -57,6 +58,7 @@ class ServeConfig(ServiceConfig):
     dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
+    feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
 
 def _is_loopback(host: str) -> bool:
