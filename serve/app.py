@@ -1,6 +1,6 @@
 """A language model behind vLLM's own OpenAI app, in a Ray Serve deployment (`medrl serve`)."""
 
-from __future__ import annotations
+# No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import os
 import secrets
