@@ -1,8 +1,9 @@
 """A language model behind vLLM's own OpenAI app, in a Ray Serve deployment (`medrl serve`)."""
 
-from __future__ import annotations
+# No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import os
+import secrets
 from argparse import Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +19,8 @@ from medrl.config.serving import ServeConfig
 from serve.auth import Authorization
 from serve.context import RequestContexts
 from serve.errors import ErrorScrub
+from serve.request_ids import RequestIds
+from serve.routes import OwnRoutes
 from serve.versions import unregistered
 
 GIB = 2**30
@@ -28,14 +31,16 @@ GIB = 2**30
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, keys: list[KeyConfig]) -> None:
+    async def __init__(self, config: ServeConfig, keys: list[KeyConfig], secret: bytes) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
 
         arguments = vllm_arguments(config)
+        self.config = config
         self.keys = keys
+        self.ids = RequestIds(secret)
         self.resources = AsyncExitStack()
         engine = await self.resources.enter_async_context(build_async_engine_client(arguments))
         await engine.update_weight_version(unregistered(Path(config.model)).label)
@@ -45,10 +50,10 @@ class ChatService:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
-        app: ASGIApp = self.openai
+        app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
         app = Authorization(app, self.keys)
         app = ErrorScrub(app)
-        return RequestContexts(app)
+        return RequestContexts(app, self.ids)
 
     async def __del__(self) -> None:
         await self.resources.aclose()
@@ -89,4 +94,4 @@ def build(config: ServeConfig) -> Application:
         num_replicas=config.replicas,
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, load_keys(config))
+    ).bind(config, load_keys(config), secrets.token_bytes(32))
