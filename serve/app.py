@@ -2,6 +2,7 @@
 
 # No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
+import asyncio
 import os
 import secrets
 from argparse import Namespace
@@ -12,20 +13,31 @@ from typing import Any, cast
 import torch
 from ray import serve
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from medrl.audit.writer import open_writer
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
+from medrl.feedback import FeedbackStore
+from serve.admin import version_routes
 from serve.auth import Authorization
 from serve.context import RequestContexts
 from serve.engine import WatchedEngine
 from serve.errors import ErrorScrub
+from serve.feedback import feedback_route
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
+from serve.swap.compatible import checked_path
+from serve.swap.conductor import Conductor
+from serve.swap.follower import Follower
+from serve.swap.gate import Gate, Gated
+from serve.swap.link import Link
+from serve.swap.weights import Weights
 from serve.versions import unregistered
 
 GIB = 2**30
+HEALTH_SECONDS = 2.0  # between two looks whether a replica is well
 
 
 @serve.deployment
@@ -33,17 +45,24 @@ GIB = 2**30
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, keys: list[KeyConfig], secret: bytes) -> None:
+    async def __init__(
+        self, config: ServeConfig, keys: list[KeyConfig], secret: bytes, conductor: DeploymentHandle | None
+    ) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
 
-        arguments = vllm_arguments(config)
         self.config = config
         self.keys = keys
         self.ids = RequestIds(secret)
+        self.conductor = conductor
+        self.gate = Gate()
+        link = Link(conductor) if conductor else None
+        target = await link.first_target() if link else None
+        model = await asyncio.to_thread(checked_path, target) if target else str(config.model)
+        arguments = vllm_arguments(config, model)
         self.resources = AsyncExitStack()
         writer = None
         if config.audit:
@@ -51,32 +70,50 @@ class ChatService:
             self.resources.callback(writer.close, config.audit.timeout)  # behind the engine, when no answer runs
         client = await self.resources.enter_async_context(build_async_engine_client(arguments))
         engine = WatchedEngine(client, writer)
-        await engine.update_weight_version(unregistered(Path(config.model)).label)
         tasks = await engine.get_supported_tasks()
         self.openai = build_app(arguments, tasks, engine.model_config)
         await init_app_state(cast(EngineClient, engine), self.openai.state, arguments, tasks)
+        weights = Weights(engine)
+        if link and target:
+            follower = Follower(link.next_order, self.gate, weights, config.swap, target, await weights.name(target))
+            self.following = asyncio.create_task(follower.run())
+            await self.gate.opened()
+        else:
+            version = unregistered(Path(model))
+            await weights.label(version)
+            self.gate.open(version)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
-        app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
+        app: ASGIApp = Gated(self.openai, self.gate)
+        routes = version_routes(self.gate, self.conductor)
+        if self.config.feedback:
+            routes.append(feedback_route(FeedbackStore(self.config.feedback), self.ids))
+        app = OwnRoutes(app, routes)
         app = Authorization(app, self.keys)
         app = ErrorScrub(app)
         return RequestContexts(app, self.ids)
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces a replica of which this raises."""
+        if self.gate.broken:
+            raise RuntimeError("the version to be served could not be loaded")
 
     async def __del__(self) -> None:
         await self.resources.aclose()
 
 
-def vllm_arguments(config: ServeConfig) -> Namespace:
-    """The arguments of `vllm serve` that say what the config says."""
+def vllm_arguments(config: ServeConfig, model: str) -> Namespace:
+    """The arguments of `vllm serve` that say what the config says, for the model in a directory."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = make_arg_parser(FlexibleArgumentParser())
     words = [
-        "--model", config.model, "--served-model-name", config.name, "--dtype", config.dtype,
+        "--model", model, "--served-model-name", config.name, "--dtype", config.dtype,
         "--disable-fastapi-docs", "--disable-log-stats", "--load-format", "safetensors",
+        "--worker-extension-cls", "serve.swap.worker.Loading",
     ]
     if config.max_model_len:
         words += ["--max-model-len", str(config.max_model_len)]
@@ -98,8 +135,19 @@ def _set_environment(on_cpu: bool) -> None:
 
 def build(config: ServeConfig) -> Application:
     """What Ray Serve runs: `medrl serve`, or `serve run serve.app:build model=DIR`."""
+    return _service(config, "champion")
+
+
+def build_candidate(config: ServeConfig) -> Application:
+    """The newest version, beside the champion."""
+    return _service(config.model_copy(update={"replicas": 1}), "candidate")
+
+
+def _service(config: ServeConfig, alias: str) -> Application:
+    conductor = Conductor.bind(config.registry, alias, config.swap, ChatService.name) if config.registry else None
     return ChatService.options(
         num_replicas=config.replicas,
         max_constructor_retry_count=1,
+        health_check_period_s=HEALTH_SECONDS,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, load_keys(config), secrets.token_bytes(32))
+    ).bind(config, load_keys(config), secrets.token_bytes(32), conductor)

@@ -34,20 +34,20 @@ class WatchedEngine:
     """
 
     def __init__(self, client: Any, writer: AuditWriter | None) -> None:
-        self._client = client
+        self.client = client
         self._writer = writer
         self.label = ""  # of the weights that are loaded
         self.mixed = 0  # answers from more than one version
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+        return getattr(self.client, name)
 
     async def update_weight_version(self, new_version: str) -> None:
-        await self._client.update_weight_version(new_version)
+        await self.client.update_weight_version(new_version)
         self.label = new_version
 
     async def finish_weight_update(self, weight_version: str | None = None) -> None:
-        await self._client.finish_weight_update(weight_version)
+        await self.client.finish_weight_update(weight_version)
         self.label = weight_version or self.label
 
     def generate(
@@ -61,7 +61,7 @@ class WatchedEngine:
 
         if BEAM.search(request_id):
             raise VLLMValidationError("beam search is not served", parameter="use_beam_search")
-        outputs = self._client.generate(prompt, sampling_params, request_id, **options)
+        outputs = self.client.generate(prompt, sampling_params, request_id, **options)
         return _watched(outputs, Generation(self, CURRENT.get(), prompt, sampling_params))
 
     def record(self, answer: Answer) -> None:

@@ -1,0 +1,37 @@
+"""Registries with tiny versions whose greedy answers tell them apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medrl.config.registry import RegistryConfig
+from medrl.registry.store import Registry
+from tests.tiny import save_policy
+
+PROMPT = "What helps?"
+TOKENS = 12
+
+
+def tiny_registry(folder: Path, count: int) -> Registry:
+    """`count` registered models of one kind, the first of them promoted."""
+    registry = Registry(RegistryConfig(root=str(folder / "registry")), create=True)
+    for seed in range(count):
+        registry.register(save_policy(folder / f"model{seed}", seed), copy=False)
+    promote(registry, 1)
+    return registry
+
+
+def promote(registry: Registry, number: int) -> None:
+    registry.promote(str(number), force=True, reason="a test")
+
+
+def greedy_answer(model: Path, prompt: str = PROMPT, tokens: int = TOKENS) -> str:
+    """What transformers' own generation says."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    ids = torch.tensor([tokenizer.encode(prompt)])
+    answer = network.generate(ids, do_sample=False, max_new_tokens=tokens, eos_token_id=-1)[0, ids.shape[1]:]
+    return tokenizer.decode(answer)
