@@ -18,6 +18,7 @@ from medrl.errors import ConfigError, ModelError
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.run_dir import create_run_dir, write_json
 from medrl.workers.cluster import connect
+from medrl.workers.placement import plan_role
 from medrl.workers.train import launch
 
 if TYPE_CHECKING:
@@ -93,9 +94,12 @@ def run_stage(
     job = Job(stage, _with_absolute_paths(config), Path(config.run_dir).absolute())
     found = checkpoint.find(job.checkpoints, config_fingerprint(job.config)) if resume else None
     run_dir = create_run_dir(config, keep=found is not None)
-    tables = {name: r.table for name, r in rows.items()}
-    with connect(config.ray, config.scaling.workers * config.scaling.cpus_per_worker):
-        outcome = launch(loop, job, tables, config.scaling, job.folder, _Progress(job, found[0] if found else 0).show)
+    tables, progress = {name: r.table for name, r in rows.items()}, _Progress(job, found[0] if found else 0)
+    model = job.config.model
+    plan = plan_role("train", config.scaling, config, (model.path, model.tokenizer, f"{job.folder}/config.yaml"),
+                     learner=True)
+    with connect(config.ray, plan.workers * plan.cpus):
+        outcome = launch(loop, job, tables, plan, config.scaling.max_failures, job.folder, progress.show)
     report = {
         "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),
         "adapter": str(run_dir / job.adapter.name) if config.lora else None,
