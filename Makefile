@@ -23,7 +23,7 @@ test: setup ## all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
 test-fast: setup ## most unit and contract tests: no Ray, no vLLM, under a minute
-	$(PYTEST) tests/unit tests/contract tests/serve -m "not slow and not heavy and not ray and not vllm" -n auto
+	$(PYTEST) tests/unit tests/contract tests/serve tests/cluster -m "not slow and not heavy and not ray and not vllm" -n auto
 
 test-slow: setup ## the tests marked slow
 	$(PYTEST) -m slow

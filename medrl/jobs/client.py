@@ -87,4 +87,4 @@ def answering(url: str) -> Iterator[None]:
 
 def _last_line(text: str) -> str:
     """Ray answers with a traceback, whose last line says what is wrong."""
-    return text.strip().splitlines()[-1][:500]
+    return next((line for line in reversed(text.splitlines()) if line.strip(" .")), text)[:500]
