@@ -2,52 +2,38 @@
 # A Ray cluster of several nodes on this machine, with token authentication; all of it listens on 127.0.0.1.
 # It runs until Ctrl-C:   cluster/local.sh [NODES [CPUS OF EACH]]
 # Then, elsewhere:        medrl submit ppo CONFIG --wait
-# PORT, DASHBOARD_PORT: other ports than Ray's own. RAY: another `ray` than the one on the path.
+# PORT, DASHBOARD_PORT: other ports than Ray's own. PYTHON: another `python` than the one on the path.
 set -euo pipefail
 
-nodes=${1:-2} cpus=${2:-4}
-ray=${RAY:-ray} port=${PORT:-6379} dashboard=${DASHBOARD_PORT:-8265}
-folder=$(mktemp -d /tmp/medrl-XXXXXX)  # short: Ray's sockets lie below it
-
-# Jobs run `python`: it must be the one that Ray itself runs on.
-PATH=$(dirname "$(command -v "$ray")"):$PATH
+python=$(command -v "${PYTHON:-python}")
+PATH=$(dirname "$python"):$PATH  # jobs run `python`
 export PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0  # keeps Ray on the loopback interface, on Linux too
 unset RAY_ADDRESS
-token=$("$ray" get-auth-token --generate 2>/dev/null)  # that of ~/.ray/auth_token, made when there is none
 
-pids=()
-stop() {
-    trap - EXIT INT TERM
-    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-    wait || true
-    rm -rf "$folder"
-}
-trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+exec "$python" - "${1:-2}" "${2:-4}" "${PORT:-6379}" "${DASHBOARD_PORT:-8265}" <<'PYTHON'
+import signal
+import sys
+import tempfile
 
-start() {
-    "$ray" start --block --num-cpus="$cpus" --object-store-memory=200000000 --node-ip-address=127.0.0.1 \
-        --min-worker-port=0 --max-worker-port=0 --temp-dir="$folder" "$@" >>"$folder/start.log" 2>&1 &
-    pids+=($!)
-}
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray.cluster_utils import Cluster
 
-alive() {
-    curl --silent --header @- "http://127.0.0.1:$dashboard/nodes?view=summary" <<<"Authorization: Bearer $token" |
-        grep --only-matching '"state": *"ALIVE"' | wc -l
-}
-
-start --head --port="$port" --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --dashboard-agent-listen-port=0 \
-    --ray-client-server-port=$((port + 1))
-until [ "$(alive)" = 1 ] || ! kill -0 "${pids[0]}" 2>/dev/null; do sleep 0.5; done
-for ((i = 1; i < nodes; i++)); do
-    start --address="127.0.0.1:$port" --dashboard-agent-listen-port=0
-done
-until [ "$(alive)" = "$nodes" ]; do
-    for pid in "${pids[@]}"; do
-        kill -0 "$pid" 2>/dev/null || { echo "error: a node did not start:" >&2; cat "$folder/start.log" >&2; exit 1; }
-    done
-    sleep 0.5
-done
-echo "$nodes nodes with $cpus CPUs each: http://127.0.0.1:$dashboard"
-wait -n  # a node that ends ends the cluster
+nodes, cpus, port, dashboard = map(int, sys.argv[1:])
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+ensure_token_if_auth_enabled()  # makes ~/.ray/auth_token when there is no token
+with tempfile.TemporaryDirectory(prefix="medrl-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # sockets need a short path
+    common = {"num_cpus": cpus, "object_store_memory": 200_000_000, "node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args=common | {
+        "gcs_server_port": port, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard,
+        "temp_dir": folder, "dashboard_agent_listen_port": 0,
+    })
+    try:
+        for _ in range(nodes - 1):
+            cluster.add_node(**common)
+        print(f"{nodes} nodes with {cpus} CPUs each: http://127.0.0.1:{dashboard}", flush=True)
+        signal.pause()
+    finally:
+        cluster.shutdown()
+PYTHON

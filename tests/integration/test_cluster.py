@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from tests.tiny import save_policy
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 NODES, CPUS = 2, 3
 
 # Run in a driver of its own: what the cluster lacks is said before any worker starts.
@@ -45,6 +45,7 @@ with connect(RayConfig(address="auto")):
 class Cluster:
     environment: dict[str, str]
     address: str  # of Ray itself
+    process: psutil.Process
 
     def medrl(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "medrl", *words, **environment)
@@ -67,7 +68,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     home = tmp_path_factory.mktemp("home")
     port, dashboard = free_ports(2)
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    own |= {"HOME": str(home), "PORT": str(port), "DASHBOARD_PORT": str(dashboard), "RAY": str(BIN / "ray")}
+    own |= {"HOME": str(home), "PORT": str(port), "DASHBOARD_PORT": str(dashboard), "PYTHON": sys.executable}
     own["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
     log = home / "log"
     with log.open("w") as output:
@@ -78,7 +79,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             while f"{NODES} nodes with" not in log.read_text():
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
-            yield Cluster(own, f"127.0.0.1:{port}")
+            yield Cluster(own, f"127.0.0.1:{port}", psutil.Process(process.pid))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
@@ -130,10 +131,20 @@ def test_a_wrong_token_is_refused(cluster: Cluster, config: Path) -> None:
     assert done.returncode == 3 and "does not let us in" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_nothing_listens_beyond_this_machine(cluster: Cluster) -> None:
+    processes = [cluster.process, *cluster.process.children(recursive=True)]
+    listening = {
+        connection.laddr.ip for process in processes for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
 def test_nodes_are_checked_before_workers_start(cluster: Cluster, tmp_path: Path) -> None:
     script = tmp_path / "checks.py"
     script.write_text(f"EXISTS = {str(tmp_path)!r}\n{CHECKS}")
-    done = cluster.python(str(script), RAY_AUTH_MODE="token", RAY_ADDRESS=cluster.address, PYTHONPATH=str(ROOT))
+    done = cluster.python(str(script), RAY_AUTH_MODE="token", RAY_ADDRESS=cluster.address, PYTHONPATH=str(ROOT),
+                          RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
     refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
     assert len(refused) == 3, done.stdout + done.stderr
     assert refused[0].count("/nowhere/model  is not on  127.0.0.1") == NODES and str(tmp_path) not in refused[0]
