@@ -27,26 +27,20 @@ def run_submit(request: Request, address: str | None, wait: bool) -> None:
     Raises ConfigError before anything is sent, ClusterError when the cluster does not take it.
     """
     variables = request.environment()
-    with tempfile.TemporaryDirectory(prefix="medrl-submit-") as folder:
-        write_package(request, Path(folder))
-        client = connect(address)
-        from medrl.jobs.client import answering
-
-        with answering(client.get_address()):
+    with connect(address) as client:
+        with tempfile.TemporaryDirectory(prefix="medrl-submit-") as folder:
+            write_package(request, Path(folder))
             job = client.submit_job(
                 entrypoint=request.entrypoint, submission_id=request.job_id, metadata={"stage": request.stage},
                 runtime_env={"working_dir": folder, "env_vars": variables})
-    print(f"job {job}", flush=True)
-    if wait:
-        _follow(client, job)
+        print(f"job {job}", flush=True)
+        if wait:
+            _follow(client, job)
 
 
 def run_jobs(address: str | None) -> None:
     """A table of all submitted jobs, the newest last."""
-    client = connect(address)
-    from medrl.jobs.client import answering
-
-    with answering(client.get_address()):
+    with connect(address) as client:
         jobs = [job for job in client.list_jobs() if job.submission_id]
     table = Table("job", "stage", "status", "started", "took")
     for job in sorted(jobs, key=lambda job: job.start_time or 0):
@@ -56,22 +50,16 @@ def run_jobs(address: str | None) -> None:
 
 def run_logs(address: str | None, job: str, follow: bool) -> None:
     """What the job printed; with `follow` until it ends, and then exit as it does."""
-    client = connect(address)
-    from medrl.jobs.client import answering
-
-    if follow:
-        _follow(client, job)
-        return
-    with answering(client.get_address()):
-        print(client.get_job_logs(job), end="")
+    with connect(address) as client:
+        if follow:
+            _follow(client, job)
+        else:
+            print(client.get_job_logs(job), end="")
 
 
 def run_stop(address: str | None, job: str) -> None:
     """Ask the job to end."""
-    client = connect(address)
-    from medrl.jobs.client import answering
-
-    with answering(client.get_address()):
+    with connect(address) as client:
         if client.stop_job(job):
             print(f"job {job} is asked to stop; `medrl jobs` says STOPPED when it has")
         else:
@@ -80,11 +68,8 @@ def run_stop(address: str | None, job: str) -> None:
 
 def _follow(client: Client, job: str) -> None:
     """Print the log until the job ends. SystemExit with the job's own code unless it succeeded."""
-    from medrl.jobs.client import answering
-
     try:
-        with answering(client.get_address()):
-            details = client.follow(job, lambda text: print(text, end="", flush=True))
+        details = client.follow(job, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         print(f"\nthe job goes on: `medrl logs {job} --follow` shows it again, `medrl stop {job}` ends it",
               file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,8 +17,9 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
-def connect(address: str | None) -> Client:
-    """A client of the cluster whose dashboard is at `address`, once it has answered.
+@contextmanager
+def connect(address: str | None) -> Iterator[Client]:
+    """A client of the cluster whose dashboard is at `address`. What that refuses in the block is a ClusterError.
 
     Raises ConfigError for an address that is none, ClusterError when nothing answers in time, when there is no token or
     a wrong one, and when the cluster runs another Ray.
@@ -31,5 +34,5 @@ def connect(address: str | None) -> Client:
 
     with answering(url):
         client = Client(url)
-    client.check_ray()
-    return client
+        client.check_ray()
+        yield client

@@ -65,13 +65,14 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cluster_with_the_same_ray_is_taken(dashboard: Dashboard) -> None:
-    assert connect(dashboard.url + "/").get_address() == dashboard.url
+    with connect(dashboard.url + "/") as found:
+        assert found.get_address() == dashboard.url
 
 
 def test_another_ray_is_refused_with_both_versions(dashboard: Dashboard) -> None:
     dashboard.version = "2.9.1"
-    with pytest.raises(ClusterError, match=rf"(?s)Ray {ray.__version__}, as here.*Ray 2\.9\.1"):
-        connect(dashboard.url)
+    with pytest.raises(ClusterError, match=rf"(?s)Ray {ray.__version__}, as here.*Ray 2\.9\.1"), connect(dashboard.url):
+        pass
 
 
 def test_nobody_there_and_nobody_answering(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,21 +80,21 @@ def test_nobody_there_and_nobody_answering(monkeypatch: pytest.MonkeyPatch) -> N
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and says nothing
         started = time.monotonic()
         for address in (f"http://127.0.0.1:{silent.getsockname()[1]}", "http://127.0.0.1:1"):
-            with pytest.raises(ClusterError, match="no cluster answers at"):
-                connect(address)
+            with pytest.raises(ClusterError, match="no cluster answers at"), connect(address):
+                pass
         assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("address", ["auto", "ray://head:10001", "head:8265", "http://"])
 def test_what_is_no_dashboard_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="not that of a dashboard"):
-        connect(address)
+    with pytest.raises(ConfigError, match="not that of a dashboard"), connect(address):
+        pass
 
 
 def test_a_cluster_that_wants_a_token_and_a_user_without(dashboard: Dashboard) -> None:
     dashboard.token = TOKEN
-    with pytest.raises(ClusterError, match="(?s)does not let us in.*auth_token"):
-        connect(dashboard.url)
+    with pytest.raises(ClusterError, match="(?s)does not let us in.*auth_token"), connect(dashboard.url):
+        pass
 
 
 @pytest.mark.parametrize(("variables", "code", "said"), [
