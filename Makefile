@@ -50,6 +50,8 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-p
 
 lock: setup ## resolve pyproject.toml into requirements/*.txt again
 	$(LOCK) pyproject.toml requirements/torch-cpu.in --extra cpu --extra mlflow --extra postgres --override requirements/overrides.txt -o requirements/cpu.txt
+	cp requirements/cpu.txt requirements/gpu.txt  # the same versions wherever CUDA's builds leave a choice
+	$(subst --upgrade,,$(LOCK)) pyproject.toml --extra gpu --extra mlflow --extra postgres -o requirements/gpu.txt
 	$(LOCK) --group dev --constraint requirements/cpu.txt -o requirements/dev.txt
 	echo uv | $(LOCK) - -o requirements/uv.txt
 

