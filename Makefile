@@ -26,7 +26,7 @@ test: setup ## all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
 test-fast: setup ## most unit and contract tests: no Ray, no vLLM, under a minute
-	$(PYTEST) tests/unit tests/contract tests/serve -m "not slow and not heavy and not ray and not vllm" -n auto
+	$(PYTEST) tests/unit tests/contract tests/serve tests/cluster -m "not slow and not heavy and not ray and not vllm" -n auto
 
 test-slow: setup ## the tests marked slow
 	$(PYTEST) -m slow
@@ -53,6 +53,8 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-p
 
 lock: setup ## resolve pyproject.toml into requirements/*.txt again
 	$(LOCK) pyproject.toml requirements/torch-cpu.in --extra cpu --extra mlflow --extra postgres --override requirements/overrides.txt -o requirements/cpu.txt
+	cp requirements/cpu.txt requirements/gpu.txt  # the same versions wherever CUDA's builds leave a choice
+	$(subst --upgrade,,$(LOCK)) pyproject.toml --extra gpu --extra mlflow --extra postgres -o requirements/gpu.txt
 	$(LOCK) --group dev --constraint requirements/cpu.txt -o requirements/dev.txt
 	echo uv | $(LOCK) - -o requirements/uv.txt
 
