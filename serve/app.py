@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
 from serve.auth import Authorization
+from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
 from serve.errors import ErrorScrub
 from serve.request_ids import RequestIds
@@ -51,6 +52,7 @@ class ChatService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
+        app = BodyLimit(app, self.config.max_body_mib)
         app = Authorization(app, self.keys)
         app = ErrorScrub(app)
         return RequestContexts(app, self.ids)

@@ -22,6 +22,7 @@ from medrl.errors import DataError, RewardError
 from medrl.models.export import load_calibration
 from medrl.types import ScoreRequest
 from serve.auth import Authorization
+from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
 from serve.errors import error_response, log_failure
 
@@ -70,7 +71,7 @@ class RewardApp:
         app.add_api_route("/score", self.score, methods=["POST"])
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_exception_handler(HTTPException, _as_json)  # pyright: ignore[reportArgumentType]
-        return RequestContexts(Authorization(app, keys))
+        return RequestContexts(Authorization(BodyLimit(app, self.config.max_body_mib), keys))
 
     async def health(self) -> Response:
         return JSONResponse({"status": "ok", "calibrated": self.calibrated})
@@ -80,19 +81,11 @@ class RewardApp:
             raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"})
         self.held += 1
         try:
-            requests = self._parse(await self._read(request))
+            requests = self._parse(await request.body())
             scores = await asyncio.get_running_loop().run_in_executor(self.thread, self._score, requests)
         finally:
             self.held -= 1
         return JSONResponse({"scores": scores, "calibrated": self.calibrated})
-
-    async def _read(self, request: Request) -> bytes:
-        limit, body = int(self.config.max_body_mib * 2**20), bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise HTTPException(413, f"the body is larger than max_body_mib {self.config.max_body_mib:g}")
-        return bytes(body)
 
     def _parse(self, body: bytes) -> list[ScoreRequest]:
         try:

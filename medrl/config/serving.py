@@ -25,6 +25,7 @@ class ServiceConfig(KeysConfig):
     replicas: int = Field(default=1, ge=1, description="copies of the model that share the requests")
     cpus_per_replica: float = Field(default=1.0, gt=0, description="CPUs reserved for each, and its torch threads")
     gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs reserved for each (0: CPU)")
+    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
@@ -47,7 +48,6 @@ class ServeRewardConfig(ServiceConfig):
     micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
     max_length: int = Field(default=1024, ge=8, description="limit on prompt + answer in tokens; longer gets 422")
     max_items: int = Field(default=256, ge=1, description="limit on the answers in a request; more get 413")
-    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
     max_requests: int = Field(default=16, ge=1, description="requests a replica holds at once; more get 503")
 
 
