@@ -1,8 +1,9 @@
 """A language model behind vLLM's own OpenAI app, in a Ray Serve deployment (`medrl serve`)."""
 
-from __future__ import annotations
+# No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import os
+import secrets
 from argparse import Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,9 +17,15 @@ from starlette.types import ASGIApp
 from medrl.audit.writer import open_writer
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
+from serve import quiet_logs
+from serve.access_log import AccessLog, request_logger
 from serve.auth import Authorization
+from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
 from serve.engine import WatchedEngine
+from serve.errors import ErrorScrub
+from serve.request_ids import RequestIds
+from serve.routes import OwnRoutes
 from serve.versions import unregistered
 
 GIB = 2**30
@@ -29,7 +36,7 @@ GIB = 2**30
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, keys: list[KeyConfig]) -> None:
+    async def __init__(self, config: ServeConfig, keys: list[KeyConfig], secret: bytes) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -37,7 +44,9 @@ class ChatService:
         from vllm.entrypoints.launchers.app import build_app
 
         arguments = vllm_arguments(config)
+        self.config = config
         self.keys = keys
+        self.ids = RequestIds(secret)
         self.resources = AsyncExitStack()
         writer = None
         if config.audit:
@@ -52,9 +61,12 @@ class ChatService:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
-        app: ASGIApp = self.openai
+        app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
+        app = BodyLimit(app, self.config.max_body_mib)
         app = Authorization(app, self.keys)
-        return RequestContexts(app)
+        app = ErrorScrub(app)
+        app = AccessLog(app, request_logger(self.config.logs))
+        return RequestContexts(app, self.ids)
 
     async def __del__(self) -> None:
         await self.resources.aclose()
@@ -82,8 +94,8 @@ def vllm_arguments(config: ServeConfig) -> Namespace:
 
 def _set_environment(on_cpu: bool) -> None:
     """What vLLM reads when it is first imported."""
+    quiet_logs.configure()
     os.environ["VLLM_NO_USAGE_STATS"] = os.environ["DO_NOT_TRACK"] = "1"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if on_cpu:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # replicas share the cores
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else helpers call a C++ compiler, for tens of seconds
@@ -95,4 +107,4 @@ def build(config: ServeConfig) -> Application:
         num_replicas=config.replicas,
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, load_keys(config))
+    ).bind(config, load_keys(config), secrets.token_bytes(32))

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 from pydantic import Field, model_validator
 
 from medrl.config.audit import AuditConfig
-from medrl.config.base import build_config, load_config
+from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
+from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
+from medrl.config.logs import LogsConfig
 
 
 class ServiceConfig(KeysConfig):
@@ -25,6 +27,7 @@ class ServiceConfig(KeysConfig):
     replicas: int = Field(default=1, ge=1, description="copies of the model that share the requests")
     cpus_per_replica: float = Field(default=1.0, gt=0, description="CPUs reserved for each, and its torch threads")
     gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs reserved for each (0: CPU)")
+    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
@@ -47,7 +50,6 @@ class ServeRewardConfig(ServiceConfig):
     micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
     max_length: int = Field(default=1024, ge=8, description="limit on prompt + answer in tokens; longer gets 422")
     max_items: int = Field(default=256, ge=1, description="limit on the answers in a request; more get 413")
-    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
     max_requests: int = Field(default=16, ge=1, description="requests a replica holds at once; more get 503")
 
 
@@ -59,6 +61,8 @@ class ServeConfig(ServiceConfig):
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
     audit: AuditConfig | None = Field(default=None, description="null: no audit")
+    logs: LogsConfig = LogsConfig()
+    feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
 
 def _is_loopback(host: str) -> bool:
@@ -71,8 +75,14 @@ def _is_loopback(host: str) -> bool:
 def service_config(
     kind: type[ServiceT], source: str, overrides: list[str], flags: dict[str, Any]
 ) -> ServiceT:
-    """`source`: a YAML file, or the directory of a model. `flags` that are not None come last. ConfigError."""
+    """`source`: a YAML file, or the directory of a model. `flags` that are not None come last. ConfigError.
+
+    A file in Ray Serve's format gives its first application's args, and host and port from `http_options`.
+    """
     given = [*overrides, *(f"{name}={json.dumps(value)}" for name, value in flags.items() if value is not None)]
-    if Path(source).suffix in (".yaml", ".yml"):
-        return load_config(kind, source, given)
-    return build_config(kind, {"model": source}, source="command line", overrides=given)
+    if Path(source).suffix not in (".yaml", ".yml"):
+        return build_config(kind, {"model": source}, source="command line", overrides=given)
+    values = read_yaml(Path(source))
+    if values.get("applications"):
+        values = values.get("http_options", {}) | values["applications"][0].get("args", {})
+    return build_config(kind, values, source, given)
