@@ -10,9 +10,9 @@ from typing import Any
 
 from medrl.audit.key import load_key
 from medrl.config.common import ModelConfig
+from medrl.config.keys import load_keys
 from medrl.config.serving import ServeConfig, ServeRewardConfig, ServiceConfig
 from medrl.data.chat import check_tokenizer
-from medrl.environment import read_secret
 from medrl.errors import ConfigError, WorkerError
 from medrl.models.export import load_calibration
 from medrl.models.loading import check_model_dir, load_tokenizer
@@ -44,8 +44,7 @@ def run_service(config: ServiceConfig, app: str, what: str, path: str) -> None:
     """
     check_model_dir(config.model)
     check_tokenizer(load_tokenizer(ModelConfig(path=config.model)))  # its template is the one it was trained with
-    if config.api_key_env:
-        read_secret(config.api_key_env, "the service")
+    load_keys(config)
     check_port(config.host, config.port)
     cpus = config.replicas * config.cpus_per_replica + CPUS_OF_SERVE
     with connect(config.ray, cpus), Interrupts().installed():  # in this order: Ray installs signal handlers of its own

@@ -3,6 +3,7 @@
 # No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import os
+import secrets
 from argparse import Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,10 +15,13 @@ from ray.serve import Application
 from starlette.types import ASGIApp
 
 from medrl.audit.writer import open_writer
+from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
-from serve.auth import BearerAuth, key_digest
+from serve.auth import Authorization
 from serve.context import RequestContexts
 from serve.engine import WatchedEngine
+from serve.request_ids import RequestIds
+from serve.routes import OwnRoutes
 from serve.versions import unregistered
 
 GIB = 2**30
@@ -28,7 +32,7 @@ GIB = 2**30
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, digest: bytes | None) -> None:
+    async def __init__(self, config: ServeConfig, keys: list[KeyConfig], secret: bytes) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -36,7 +40,9 @@ class ChatService:
         from vllm.entrypoints.launchers.app import build_app
 
         arguments = vllm_arguments(config)
-        self.digest = digest
+        self.config = config
+        self.keys = keys
+        self.ids = RequestIds(secret)
         self.resources = AsyncExitStack()
         writer = None
         if config.audit:
@@ -51,10 +57,9 @@ class ChatService:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
-        app: ASGIApp = self.openai
-        if self.digest:
-            app = BearerAuth(app, self.digest, {"/health"})
-        return RequestContexts(app)
+        app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
+        app = Authorization(app, self.keys)
+        return RequestContexts(app, self.ids)
 
     async def __del__(self) -> None:
         await self.resources.aclose()
@@ -91,9 +96,8 @@ def _set_environment(on_cpu: bool) -> None:
 
 def build(config: ServeConfig) -> Application:
     """What Ray Serve runs: `medrl serve`, or `serve run serve.app:build model=DIR`."""
-    digest = key_digest(config.api_key_env) if config.api_key_env else None
     return ChatService.options(
         num_replicas=config.replicas,
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, digest)
+    ).bind(config, load_keys(config), secrets.token_bytes(32))

@@ -9,20 +9,19 @@ from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
-from medrl.config.base import StrictModel, build_config, read_yaml
 from medrl.config.audit import AuditConfig
+from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
+from medrl.config.feedback import FeedbackConfig
+from medrl.config.keys import KeysConfig
 
 
-class ServiceConfig(StrictModel):
+class ServiceConfig(KeysConfig):
     """What `medrl serve` and `medrl serve-reward` have in common."""
 
     model: str = Field(description="directory of the model")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")
-    api_key_env: str | None = Field(
-        default=None, description="environment variable with the key that requests must bring; null: none"
-    )
     insecure: bool = Field(default=False, description="listen on other machines' side of the network without a key")
     replicas: int = Field(default=1, ge=1, description="copies of the model that share the requests")
     cpus_per_replica: float = Field(default=1.0, gt=0, description="CPUs reserved for each, and its torch threads")
@@ -31,10 +30,10 @@ class ServiceConfig(StrictModel):
 
     @model_validator(mode="after")
     def _guarded(self):
-        if not (self.api_key_env or self.insecure or _is_loopback(self.host)):
+        if not (self.guarded or self.insecure or _is_loopback(self.host)):
             raise ValueError(
-                f"host {self.host} can be reached from other machines: set api_key_env (--api-key-env NAME) to ask for "
-                "a key, or insecure: true (--insecure) to let everybody in"
+                f"host {self.host} can be reached from other machines: set keys, key_file or api_key_env "
+                "(--api-key-env NAME) to ask for a key, or insecure: true (--insecure) to let everybody ask the model"
             )
         return self
 
@@ -61,6 +60,7 @@ class ServeConfig(ServiceConfig):
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
     audit: AuditConfig | None = Field(default=None, description="null: no audit")
+    feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
 
 def _is_loopback(host: str) -> bool:
