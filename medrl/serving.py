@@ -8,6 +8,7 @@ import socket
 import threading
 from typing import Any
 
+from medrl.audit.key import load_key
 from medrl.config.common import ModelConfig
 from medrl.config.keys import load_keys
 from medrl.config.serving import ServeConfig, ServeRewardConfig, ServiceConfig
@@ -24,7 +25,9 @@ CPUS_OF_SERVE = 1.0  # Ray Serve's own controller and proxy
 
 
 def run_serve(config: ServeConfig) -> None:
-    """The OpenAI API of a language model. Raises as `run_service` does."""
+    """The OpenAI API of a language model. Raises as `run_service` does, and ConfigError without the audit's key."""
+    if config.audit:
+        load_key(config.audit)
     run_service(config, CHAT_APP, f"model {config.name}", "v1")
 
 

@@ -7,18 +7,20 @@ import secrets
 from argparse import Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
+from medrl.audit.writer import open_writer
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
 from serve.auth import Authorization
 from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
+from serve.engine import WatchedEngine
 from serve.errors import ErrorScrub
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
@@ -34,6 +36,7 @@ class ChatService:
 
     async def __init__(self, config: ServeConfig, keys: list[KeyConfig], secret: bytes) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
+        from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
@@ -43,11 +46,16 @@ class ChatService:
         self.keys = keys
         self.ids = RequestIds(secret)
         self.resources = AsyncExitStack()
-        engine = await self.resources.enter_async_context(build_async_engine_client(arguments))
+        writer = None
+        if config.audit:
+            writer = open_writer(config.audit)
+            self.resources.callback(writer.close, config.audit.timeout)  # behind the engine, when no answer runs
+        client = await self.resources.enter_async_context(build_async_engine_client(arguments))
+        engine = WatchedEngine(client, writer)
         await engine.update_weight_version(unregistered(Path(config.model)).label)
         tasks = await engine.get_supported_tasks()
         self.openai = build_app(arguments, tasks, engine.model_config)
-        await init_app_state(engine, self.openai.state, arguments, tasks)
+        await init_app_state(cast(EngineClient, engine), self.openai.state, arguments, tasks)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
