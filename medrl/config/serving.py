@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
+from medrl.config.admission import AdmissionConfig
 from medrl.config.audit import AuditConfig
 from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
+from medrl.config.quotas import QuotaConfig
 
 
 class ServiceConfig(KeysConfig):
@@ -59,6 +61,8 @@ class ServeConfig(ServiceConfig):
     dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
+    admission: AdmissionConfig = AdmissionConfig()
+    quotas: QuotaConfig | None = Field(default=None, description="null: no quotas but those of `keys`")
     audit: AuditConfig | None = Field(default=None, description="null: no audit")
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
