@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from ray import serve
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from medrl.audit.writer import open_writer
@@ -19,16 +20,20 @@ from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
 from serve import quiet_logs
 from serve.access_log import AccessLog, request_logger
+from serve.admission import Admission
 from serve.auth import Authorization
 from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
 from serve.engine import WatchedEngine
 from serve.errors import ErrorScrub
+from serve.ledger import LedgerService, RemoteLedger
+from serve.quotas import Quotas, quotas_of
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
 from serve.versions import unregistered
 
 GIB = 2**30
+SPARE = 100  # requests at once of which admission takes no notice: health, models, refusals on their way out
 
 
 @serve.deployment
@@ -36,7 +41,9 @@ GIB = 2**30
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, keys: list[KeyConfig], secret: bytes) -> None:
+    async def __init__(
+        self, config: ServeConfig, keys: list[KeyConfig], secret: bytes, ledger: DeploymentHandle | None
+    ) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -46,6 +53,7 @@ class ChatService:
         arguments = vllm_arguments(config)
         self.config = config
         self.keys = keys
+        self.ledger = ledger
         self.ids = RequestIds(secret)
         self.resources = AsyncExitStack()
         writer = None
@@ -62,6 +70,9 @@ class ChatService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
+        app = Admission(app, self.config.admission)
+        if self.ledger:
+            app = Quotas(app, quotas_of(self.keys), self.config.quotas, RemoteLedger(self.ledger))
         app = BodyLimit(app, self.config.max_body_mib)
         app = Authorization(app, self.keys)
         app = ErrorScrub(app)
@@ -103,8 +114,13 @@ def _set_environment(on_cpu: bool) -> None:
 
 def build(config: ServeConfig) -> Application:
     """What Ray Serve runs: `medrl serve`, or `serve run serve.app:build model=DIR`."""
+    keys, admission = load_keys(config), config.admission
+    ledger = LedgerService.bind() if config.quotas or quotas_of(keys) else None
     return ChatService.options(
         num_replicas=config.replicas,
+        # Ray's own limits are wider than ours: those who are too many get our 503, and other routes still answer.
+        max_ongoing_requests=2 * (admission.max_running + admission.max_queued) + SPARE,
+        max_queued_requests=-1,
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, load_keys(config), secrets.token_bytes(32))
+    ).bind(config, keys, secrets.token_bytes(32), ledger)

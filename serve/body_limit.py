@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 
 from pydantic_core import from_json
 from starlette.datastructures import Headers
@@ -37,7 +38,8 @@ class BodyLimit:
         if body is None:
             refusal = error_response(413, f"the body is larger than max_body_mib {self.max_mib:g}")
             return await refusal(scope, receive, send)
-        await (_refusal(body) or self.app)(scope, _replay(body, receive), send)
+        whole: Message = {"type": "http.request", "body": body, "more_body": False}
+        await (_refusal(body) or self.app)(scope, replay([whole], receive), send)
 
     @property
     def _limit(self) -> int:
@@ -67,11 +69,11 @@ def _refusal(body: bytes) -> Response | None:
     return None
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that begins with the body that was read."""
-    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+def replay(messages: list[Message], receive: Receive) -> Receive:
+    """A `receive` that begins with messages that were received already."""
+    first = deque(messages)
 
     async def replayed() -> Message:
-        return first.pop() if first else await receive()
+        return first.popleft() if first else await receive()
 
     return replayed

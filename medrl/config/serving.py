@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
+from medrl.config.admission import AdmissionConfig
 from medrl.config.audit import AuditConfig
 from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
 from medrl.config.logs import LogsConfig
+from medrl.config.quotas import QuotaConfig
 
 
 class ServiceConfig(KeysConfig):
@@ -62,6 +64,8 @@ class ServeConfig(ServiceConfig):
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
     audit: AuditConfig | None = Field(default=None, description="null: no audit")
     logs: LogsConfig = LogsConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    quotas: QuotaConfig | None = Field(default=None, description="null: no quotas but those of `keys`")
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
 
