@@ -26,6 +26,7 @@ from medrl.types import ScoreRequest
 from serve.auth import Authorization
 from serve.context import RequestContexts
 from serve.errors import error_response
+from serve.readiness import Gate
 
 logger = logging.getLogger("ray.serve")
 KNOWN_NAMES = {"items", "messages", "role", "content", "answer", "ended"}
@@ -73,7 +74,8 @@ class RewardApp:
         app.add_api_route("/score", self.score, methods=["POST"])
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_exception_handler(HTTPException, _as_json)  # pyright: ignore[reportArgumentType]
-        return RequestContexts(Authorization(app, keys))
+        self.gate = Gate(Authorization(app, keys))
+        return RequestContexts(self.gate)
 
     async def health(self) -> Response:
         return JSONResponse({"status": "ok", "calibrated": self.calibrated})
@@ -147,6 +149,9 @@ class RewardService:
         self.app_around_model = RewardApp(config, model.score, calibration is not None)
         self.keys = keys
 
+    async def drain(self, seconds: float) -> None:
+        await self.app_around_model.gate.drain(seconds)
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.app_around_model.asgi(self.keys)
 
@@ -157,6 +162,7 @@ def build(config: ServeRewardConfig) -> Application:
         num_replicas=config.replicas,
         max_ongoing_requests=4 * config.max_requests,  # room for the replica to refuse by itself, as JSON
         max_queued_requests=4 * config.max_requests,  # beyond that Ray Serve says 503
+        graceful_shutdown_timeout_s=config.drain_seconds,
         max_constructor_retry_count=1,  # a model that cannot be loaded now cannot be loaded a minute later
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
     ).bind(config, load_keys(config))

@@ -26,6 +26,7 @@ class ServiceConfig(KeysConfig):
     replicas: int = Field(default=1, ge=1, description="copies of the model that share the requests")
     cpus_per_replica: float = Field(default=1.0, gt=0, description="CPUs reserved for each, and its torch threads")
     gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs reserved for each (0: CPU)")
+    drain_seconds: float = Field(default=30.0, ge=0, description="limit for running answers when the service ends")
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
