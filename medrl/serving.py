@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 from medrl.audit.key import load_key
@@ -23,6 +24,7 @@ from medrl.workers.interrupt import Interrupted, Interrupts
 
 CHAT_APP, REWARD_APP = "serve.app:build", "serve.reward:build"
 APP_NAME = "medrl"
+DRAIN_MARGIN = 5.0  # seconds beyond drain_seconds until replicas that do not say that they are done are ended
 CPUS_OF_SERVE = 1.0  # Ray Serve's own controller and proxy
 
 
@@ -71,15 +73,27 @@ def _serve(config: ServiceConfig, app: str, ready: str) -> None:
     try:
         serve.start(http_options={"host": config.host, "port": config.port})
         try:
-            serve.run(import_path(app)(config), name=APP_NAME)
+            handle = serve.run(import_path(app)(config), name=APP_NAME)
             print(ready, flush=True)
-            threading.Event().wait()
+            try:
+                threading.Event().wait()
+            finally:
+                _drain(handle, config.drain_seconds)
         except RuntimeError as error:
             raise WorkerError("the model did not start", got=_replica_error() or str(error)) from None
         finally:
-            serve.delete(APP_NAME)  # waits for running requests; the end of the local cluster would cut them off
+            serve.delete(APP_NAME)
     except (RayServeException, RuntimeError, TimeoutError) as error:
         raise WorkerError("Ray Serve did not start", got=str(error)[:500]) from None
+
+
+def _drain(handle: Any, seconds: float) -> None:
+    """Every replica refuses new requests and finishes those that run; one that is gone has nothing to finish."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    with suppress(RayError, RayServeException, TimeoutError):
+        handle.broadcast("drain", seconds).results(timeout_s=seconds + DRAIN_MARGIN)
 
 
 def _replica_error() -> str:

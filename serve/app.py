@@ -7,6 +7,7 @@ import secrets
 from argparse import Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -27,13 +28,16 @@ from serve.context import RequestContexts
 from serve.engine import WatchedEngine
 from serve.errors import ErrorScrub
 from serve.ledger import LedgerService, RemoteLedger
+from serve.metrics import Metrics, ServiceMetrics
 from serve.quotas import Quotas, quotas_of
+from serve.readiness import Gate, prove_ready
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
 from serve.versions import unregistered
 
 GIB = 2**30
 SPARE = 100  # requests at once of which admission takes no notice: health, models, refusals on their way out
+HEALTH_SECONDS = 2.0  # Ray Serve replaces a replica after three failures
 
 
 @serve.deployment
@@ -47,7 +51,6 @@ class ChatService:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
 
         arguments = vllm_arguments(config)
@@ -60,12 +63,15 @@ class ChatService:
         if config.audit:
             writer = open_writer(config.audit)
             self.resources.callback(writer.close, config.audit.timeout)  # behind the engine, when no answer runs
-        client = await self.resources.enter_async_context(build_async_engine_client(arguments))
-        engine = WatchedEngine(client, writer)
+        self.client = start_engine(arguments)
+        self.resources.callback(self.client.shutdown)
+        engine = WatchedEngine(self.client, writer)
         await engine.update_weight_version(unregistered(Path(config.model)).label)
         tasks = await engine.get_supported_tasks()
         self.openai = build_app(arguments, tasks, engine.model_config)
         await init_app_state(cast(EngineClient, engine), self.openai.state, arguments, tasks)
+        self.openai.state.server = SimpleNamespace()  # vLLM's own server, which it tells to end when the engine dies
+        await prove_ready(self.client)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
@@ -75,9 +81,19 @@ class ChatService:
             app = Quotas(app, quotas_of(self.keys), self.config.quotas, RemoteLedger(self.ledger))
         app = BodyLimit(app, self.config.max_body_mib)
         app = Authorization(app, self.keys)
+        app = self.gate = Gate(app, lambda: not self.client.errored)
         app = ErrorScrub(app)
+        app = Metrics(app, ServiceMetrics())
         app = AccessLog(app, request_logger(self.config.logs))
         return RequestContexts(app, self.ids)
+
+    async def check_health(self) -> None:
+        """Raises EngineDeadError: Ray Serve then puts another replica in this one's place."""
+        await self.client.check_health()
+
+    async def drain(self, seconds: float) -> None:
+        """Before the service ends: refuse what is new, finish what runs."""
+        await self.gate.drain(seconds)
 
     async def __del__(self) -> None:
         await self.resources.aclose()
@@ -92,7 +108,7 @@ def vllm_arguments(config: ServeConfig) -> Namespace:
     parser = make_arg_parser(FlexibleArgumentParser())
     words = [
         "--model", config.model, "--served-model-name", config.name, "--dtype", config.dtype,
-        "--disable-fastapi-docs", "--disable-log-stats", "--load-format", "safetensors",
+        "--disable-fastapi-docs", "--load-format", "safetensors",
     ]
     if config.max_model_len:
         words += ["--max-model-len", str(config.max_model_len)]
@@ -101,6 +117,19 @@ def vllm_arguments(config: ServeConfig) -> Namespace:
     arguments: Any = parser.parse_args(words)
     validate_parsed_serve_args(arguments)
     return arguments
+
+
+def start_engine(arguments: Namespace) -> Any:
+    """vLLM's AsyncLLM, with its metrics where Ray collects them from all replicas."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+    return AsyncLLM.from_engine_args(
+        AsyncEngineArgs.from_cli_args(arguments), usage_context=UsageContext.OPENAI_API_SERVER,
+        stat_loggers=[RayPrometheusStatLogger],
+    )
 
 
 def _set_environment(on_cpu: bool) -> None:
@@ -122,5 +151,7 @@ def build(config: ServeConfig) -> Application:
         max_ongoing_requests=2 * (admission.max_running + admission.max_queued) + SPARE,
         max_queued_requests=-1,
         max_constructor_retry_count=1,
+        health_check_period_s=HEALTH_SECONDS,
+        graceful_shutdown_timeout_s=config.drain_seconds,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
     ).bind(config, keys, secrets.token_bytes(32), ledger)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
@@ -103,7 +104,10 @@ class Generation:
         if output.index not in self.running:
             return
         text, tokens = self.running[output.index]
-        if not self.in_parts:
+        if self.in_parts:
+            self.context.last_token = time.monotonic()
+            self.context.first_token = self.context.first_token or self.context.last_token
+        else:
             self.context.completion_tokens -= len(tokens)
             text.clear()
             tokens.clear()

@@ -25,6 +25,7 @@ from serve.auth import Authorization
 from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
 from serve.errors import error_response, log_failure
+from serve.readiness import Gate
 
 KNOWN_NAMES = {"items", "messages", "role", "content", "answer", "ended"}
 
@@ -71,7 +72,8 @@ class RewardApp:
         app.add_api_route("/score", self.score, methods=["POST"])
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_exception_handler(HTTPException, _as_json)  # pyright: ignore[reportArgumentType]
-        return RequestContexts(Authorization(BodyLimit(app, self.config.max_body_mib), keys))
+        self.gate = Gate(Authorization(BodyLimit(app, self.config.max_body_mib), keys))
+        return RequestContexts(self.gate)
 
     async def health(self) -> Response:
         return JSONResponse({"status": "ok", "calibrated": self.calibrated})
@@ -135,6 +137,9 @@ class RewardService:
         self.app_around_model = RewardApp(config, model.score, calibration is not None)
         self.keys = keys
 
+    async def drain(self, seconds: float) -> None:
+        await self.app_around_model.gate.drain(seconds)
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.app_around_model.asgi(self.keys)
 
@@ -145,6 +150,7 @@ def build(config: ServeRewardConfig) -> Application:
         num_replicas=config.replicas,
         max_ongoing_requests=4 * config.max_requests,  # room for the replica to refuse by itself, as JSON
         max_queued_requests=4 * config.max_requests,  # beyond that Ray Serve says 503
+        graceful_shutdown_timeout_s=config.drain_seconds,
         max_constructor_retry_count=1,  # a model that cannot be loaded now cannot be loaded a minute later
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
     ).bind(config, load_keys(config))

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from medrl.config.serving import ServeConfig
 from medrl.feedback import FeedbackStore
 from serve.feedback import feedback_route
+from serve.metrics import metrics_route
 from serve.request_ids import RequestIds
 
 
@@ -15,7 +16,7 @@ class OwnRoutes:
     """ASGI middleware: answers our own routes; everything else is for `app`, its start and end included."""
 
     def __init__(self, app: ASGIApp, config: ServeConfig, ids: RequestIds) -> None:
-        routes: list[BaseRoute] = []
+        routes: list[BaseRoute] = [metrics_route()]
         if config.feedback:
             routes.append(feedback_route(FeedbackStore(config.feedback), ids))
         self.app = app

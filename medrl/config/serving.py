@@ -30,6 +30,7 @@ class ServiceConfig(KeysConfig):
     cpus_per_replica: float = Field(default=1.0, gt=0, description="CPUs reserved for each, and its torch threads")
     gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs reserved for each (0: CPU)")
     max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
+    drain_seconds: float = Field(default=30.0, ge=0, description="limit for running answers when the service ends")
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
