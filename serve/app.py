@@ -13,15 +13,21 @@ from typing import Any, cast
 import torch
 from ray import serve
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from medrl.audit.writer import open_writer
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
+from serve.admission import Admission
 from serve.auth import Authorization
+from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
 from serve.engine import WatchedEngine
+from serve.errors import ErrorScrub
+from serve.ledger import LedgerService, RemoteLedger
 from serve.metrics import Metrics, ServiceMetrics
+from serve.quotas import Quotas, quotas_of
 from serve.readiness import Gate, prove_ready
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
@@ -29,6 +35,7 @@ from serve.versions import unregistered
 
 GIB = 2**30
 HEALTH_SECONDS = 2.0  # Ray Serve replaces a replica after three failures
+SPARE = 100  # requests at once of which admission takes no notice: health, models, refusals on their way out
 
 
 @serve.deployment
@@ -36,7 +43,9 @@ HEALTH_SECONDS = 2.0  # Ray Serve replaces a replica after three failures
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, keys: list[KeyConfig], secret: bytes) -> None:
+    async def __init__(
+        self, config: ServeConfig, keys: list[KeyConfig], secret: bytes, ledger: DeploymentHandle | None
+    ) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -45,6 +54,7 @@ class ChatService:
         arguments = vllm_arguments(config)
         self.config = config
         self.keys = keys
+        self.ledger = ledger
         self.ids = RequestIds(secret)
         self.resources = AsyncExitStack()
         writer = None
@@ -64,8 +74,13 @@ class ChatService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
+        app = Admission(app, self.config.admission)
+        if self.ledger:
+            app = Quotas(app, quotas_of(self.keys), self.config.quotas, RemoteLedger(self.ledger))
+        app = BodyLimit(app, self.config.max_body_mib)
         app = Authorization(app, self.keys)
         app = self.gate = Gate(app, lambda: not self.client.errored)
+        app = ErrorScrub(app)
         app = Metrics(app, ServiceMetrics())
         return RequestContexts(app, self.ids)
 
@@ -125,10 +140,15 @@ def _set_environment(on_cpu: bool) -> None:
 
 def build(config: ServeConfig) -> Application:
     """What Ray Serve runs: `medrl serve`, or `serve run serve.app:build model=DIR`."""
+    keys, admission = load_keys(config), config.admission
+    ledger = LedgerService.bind() if config.quotas or quotas_of(keys) else None
     return ChatService.options(
         num_replicas=config.replicas,
+        # Ray's own limits are wider than ours: those who are too many get our 503, and other routes still answer.
+        max_ongoing_requests=2 * (admission.max_running + admission.max_queued) + SPARE,
+        max_queued_requests=-1,
         max_constructor_retry_count=1,
         health_check_period_s=HEALTH_SECONDS,
         graceful_shutdown_timeout_s=config.drain_seconds,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, load_keys(config), secrets.token_bytes(32))
+    ).bind(config, keys, secrets.token_bytes(32), ledger)

@@ -3,8 +3,6 @@
 # No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,11 +22,11 @@ from medrl.errors import DataError, RewardError
 from medrl.models.export import load_calibration
 from medrl.types import ScoreRequest
 from serve.auth import Authorization
+from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
-from serve.errors import error_response
+from serve.errors import error_response, log_failure
 from serve.readiness import Gate
 
-logger = logging.getLogger("ray.serve")
 KNOWN_NAMES = {"items", "messages", "role", "content", "answer", "ended"}
 
 
@@ -74,7 +72,7 @@ class RewardApp:
         app.add_api_route("/score", self.score, methods=["POST"])
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_exception_handler(HTTPException, _as_json)  # pyright: ignore[reportArgumentType]
-        self.gate = Gate(Authorization(app, keys))
+        self.gate = Gate(Authorization(BodyLimit(app, self.config.max_body_mib), keys))
         return RequestContexts(self.gate)
 
     async def health(self) -> Response:
@@ -85,19 +83,11 @@ class RewardApp:
             raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"})
         self.held += 1
         try:
-            requests = self._parse(await self._read(request))
+            requests = self._parse(await request.body())
             scores = await asyncio.get_running_loop().run_in_executor(self.thread, self._score, requests)
         finally:
             self.held -= 1
         return JSONResponse({"scores": scores, "calibrated": self.calibrated})
-
-    async def _read(self, request: Request) -> bytes:
-        limit, body = int(self.config.max_body_mib * 2**20), bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise HTTPException(413, f"the body is larger than max_body_mib {self.config.max_body_mib:g}")
-        return bytes(body)
 
     def _parse(self, body: bytes) -> list[ScoreRequest]:
         try:
@@ -120,9 +110,7 @@ class RewardApp:
         except DataError as error:
             raise HTTPException(422, error.message) from None
         except Exception as error:
-            # Where, but not the exception's own words, which may quote the text.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("scoring failed: %s\n%s", type(error).__name__, where)
+            log_failure("scoring failed", error)
             raise HTTPException(500, "scoring failed; the replica's log says where") from None
         if not np.isfinite(scores).all():
             raise HTTPException(500, "the reward model gave a score that is not a finite number")

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
+from medrl.config.admission import AdmissionConfig
 from medrl.config.audit import AuditConfig
 from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
+from medrl.config.quotas import QuotaConfig
 
 
 class ServiceConfig(KeysConfig):
@@ -27,6 +29,7 @@ class ServiceConfig(KeysConfig):
     cpus_per_replica: float = Field(default=1.0, gt=0, description="CPUs reserved for each, and its torch threads")
     gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs reserved for each (0: CPU)")
     drain_seconds: float = Field(default=30.0, ge=0, description="limit for running answers when the service ends")
+    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
@@ -49,7 +52,6 @@ class ServeRewardConfig(ServiceConfig):
     micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
     max_length: int = Field(default=1024, ge=8, description="limit on prompt + answer in tokens; longer gets 422")
     max_items: int = Field(default=256, ge=1, description="limit on the answers in a request; more get 413")
-    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
     max_requests: int = Field(default=16, ge=1, description="requests a replica holds at once; more get 503")
 
 
@@ -60,6 +62,8 @@ class ServeConfig(ServiceConfig):
     dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
+    admission: AdmissionConfig = AdmissionConfig()
+    quotas: QuotaConfig | None = Field(default=None, description="null: no quotas but those of `keys`")
     audit: AuditConfig | None = Field(default=None, description="null: no audit")
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
