@@ -46,7 +46,7 @@ class ChatService:
     async def __init__(
         self, config: ServeConfig, keys: list[KeyConfig], secret: bytes, ledger: DeploymentHandle | None
     ) -> None:
-        _set_environment(on_cpu=not torch.accelerator.is_available())
+        set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
@@ -96,13 +96,10 @@ class ChatService:
         await self.resources.aclose()
 
 
-def vllm_arguments(config: ServeConfig) -> Namespace:
+def vllm_words(config: ServeConfig) -> list[str]:
     """The arguments of `vllm serve` that say what the config says."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.platforms import current_platform
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = make_arg_parser(FlexibleArgumentParser())
     words = [
         "--model", config.model, "--served-model-name", config.name, "--dtype", config.dtype,
         "--disable-fastapi-docs", "--load-format", "safetensors",
@@ -111,7 +108,15 @@ def vllm_arguments(config: ServeConfig) -> Namespace:
         words += ["--max-model-len", str(config.max_model_len)]
     if current_platform.is_cpu():
         words += ["--kv-cache-memory-bytes", str(int(config.kv_cache_gib * GIB)), "--enforce-eager"]
-    arguments: Any = parser.parse_args(words)
+    return words
+
+
+def vllm_arguments(config: ServeConfig) -> Namespace:
+    """The same as `vllm serve` parses them."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    arguments: Any = make_arg_parser(FlexibleArgumentParser()).parse_args(vllm_words(config))
     validate_parsed_serve_args(arguments)
     return arguments
 
@@ -129,7 +134,7 @@ def start_engine(arguments: Namespace) -> Any:
     )
 
 
-def _set_environment(on_cpu: bool) -> None:
+def set_environment(on_cpu: bool) -> None:
     """What vLLM reads when it is first imported."""
     os.environ["VLLM_NO_USAGE_STATS"] = os.environ["DO_NOT_TRACK"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
