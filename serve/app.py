@@ -3,13 +3,11 @@
 # No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import asyncio
-import os
 import secrets
-from argparse import Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from ray import serve
@@ -22,7 +20,6 @@ from medrl.audit.writer import open_writer
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
 from medrl.feedback import FeedbackStore
-from serve import quiet_logs
 from serve.access_log import AccessLog, request_logger
 from serve.admin import version_routes
 from serve.admission import Admission
@@ -32,6 +29,7 @@ from serve.context import RequestContexts
 from serve.engine import WatchedEngine
 from serve.errors import ErrorScrub
 from serve.feedback import feedback_route
+from serve.launch import set_environment, start_engine, vllm_arguments
 from serve.ledger import LedgerService, RemoteLedger
 from serve.metrics import Metrics, ServiceMetrics, metrics_route
 from serve.quotas import Quotas, quotas_of
@@ -46,7 +44,6 @@ from serve.swap.link import Link
 from serve.swap.weights import Weights
 from serve.versions import unregistered
 
-GIB = 2**30
 SPARE = 100  # requests at once of which admission takes no notice: health, models, refusals on their way out
 HEALTH_SECONDS = 2.0  # Ray Serve replaces a replica after three failures
 
@@ -60,7 +57,7 @@ class ChatService:
         self, config: ServeConfig, keys: list[KeyConfig], secret: bytes, ledger: DeploymentHandle | None,
         conductor: DeploymentHandle | None,
     ) -> None:
-        _set_environment(on_cpu=not torch.accelerator.is_available())
+        set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
@@ -130,49 +127,6 @@ class ChatService:
 
     async def __del__(self) -> None:
         await self.resources.aclose()
-
-
-def vllm_arguments(config: ServeConfig, model: str) -> Namespace:
-    """The arguments of `vllm serve` that say what the config says, for the model in a directory."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.platforms import current_platform
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    parser = make_arg_parser(FlexibleArgumentParser())
-    words = [
-        "--model", model, "--served-model-name", config.name, "--dtype", config.dtype,
-        "--disable-fastapi-docs", "--load-format", "safetensors",
-        "--worker-extension-cls", "serve.swap.worker.Loading",
-    ]
-    if config.max_model_len:
-        words += ["--max-model-len", str(config.max_model_len)]
-    if current_platform.is_cpu():
-        words += ["--kv-cache-memory-bytes", str(int(config.kv_cache_gib * GIB)), "--enforce-eager"]
-    arguments: Any = parser.parse_args(words)
-    validate_parsed_serve_args(arguments)
-    return arguments
-
-
-def start_engine(arguments: Namespace) -> Any:
-    """vLLM's AsyncLLM, with its metrics where Ray collects them from all replicas."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
-
-    return AsyncLLM.from_engine_args(
-        AsyncEngineArgs.from_cli_args(arguments), usage_context=UsageContext.OPENAI_API_SERVER,
-        stat_loggers=[RayPrometheusStatLogger],
-    )
-
-
-def _set_environment(on_cpu: bool) -> None:
-    """What vLLM reads when it is first imported."""
-    quiet_logs.configure()
-    os.environ["VLLM_NO_USAGE_STATS"] = os.environ["DO_NOT_TRACK"] = "1"
-    if on_cpu:
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # replicas share the cores
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else helpers call a C++ compiler, for tens of seconds
 
 
 def build(config: ServeConfig) -> Application:

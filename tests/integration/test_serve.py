@@ -76,7 +76,7 @@ def test_every_route_of_the_app_but_health_is_closed(service: Running) -> None:
     from vllm.entrypoints.launchers.app import build_app
 
     from medrl.config.serving import ServeConfig
-    from serve.app import vllm_arguments
+    from serve.launch import vllm_arguments
 
     app = build_app(vllm_arguments(ServeConfig(model="any"), "any"), ("generate",))
     routes = {(method, route.path) for route in app.routes if isinstance(route, APIRoute) for method in route.methods}

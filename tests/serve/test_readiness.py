@@ -20,7 +20,7 @@ async def _sleep(request: Request) -> PlainTextResponse:
     return PlainTextResponse("done")
 
 
-def gate(alive: Callable[[], bool] = lambda: True) -> Gate:
+def gate(alive: Callable[[], bool] = lambda: True) -> Doorway:
     return Doorway(Starlette(routes=[Route("/sleep", _sleep), Route("/health", _sleep)]), alive)
 
 
