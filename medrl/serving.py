@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import resource
 import socket
 import threading
 from typing import Any
@@ -46,12 +48,19 @@ def run_service(config: ServiceConfig, app: str, what: str, path: str) -> None:
     check_tokenizer(load_tokenizer(ModelConfig(path=config.model)))  # its template is the one it was trained with
     load_keys(config)
     check_port(config.host, config.port)
+    _set_environment()
     cpus = config.replicas * config.cpus_per_replica + CPUS_OF_SERVE
     with connect(config.ray, cpus), Interrupts().installed():  # in this order: Ray installs signal handlers of its own
         try:
             _serve(config, app, f"{what} at http://{config.host}:{config.port}/{path}")
         except Interrupted as interrupt:
             raise SystemExit(interrupt.exit_code) from None
+
+
+def _set_environment() -> None:
+    """What all processes of a local cluster inherit: no file of theirs may hold what was asked."""
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.proxy:middlewares")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _serve(config: ServiceConfig, app: str, ready: str) -> None:

@@ -18,6 +18,8 @@ from starlette.types import ASGIApp
 from medrl.audit.writer import open_writer
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
+from serve import quiet_logs
+from serve.access_log import AccessLog, request_logger
 from serve.admission import Admission
 from serve.auth import Authorization
 from serve.body_limit import BodyLimit
@@ -74,6 +76,7 @@ class ChatService:
         app = BodyLimit(app, self.config.max_body_mib)
         app = Authorization(app, self.keys)
         app = ErrorScrub(app)
+        app = AccessLog(app, request_logger(self.config.logs))
         return RequestContexts(app, self.ids)
 
     async def __del__(self) -> None:
@@ -102,8 +105,8 @@ def vllm_arguments(config: ServeConfig) -> Namespace:
 
 def _set_environment(on_cpu: bool) -> None:
     """What vLLM reads when it is first imported."""
+    quiet_logs.configure()
     os.environ["VLLM_NO_USAGE_STATS"] = os.environ["DO_NOT_TRACK"] = "1"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if on_cpu:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # replicas share the cores
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else helpers call a C++ compiler, for tens of seconds

@@ -26,6 +26,12 @@ def route_of(scope: Scope) -> str:
     return get_route_path(scope)
 
 
+def route_label(scope: Scope) -> str:
+    """The route where it is a known one, else "other": paths are without number, and hold what clients like."""
+    route = route_of(scope)
+    return route if route in INFER | OPEN else "other"
+
+
 def needed_scope(route: str) -> KeyScope | None:
     """None: no key is needed."""
     if route in OPEN or route.startswith("/playground/"):

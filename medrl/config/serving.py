@@ -15,6 +15,7 @@ from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
+from medrl.config.logs import LogsConfig
 from medrl.config.quotas import QuotaConfig
 
 
@@ -64,6 +65,7 @@ class ServeConfig(ServiceConfig):
     admission: AdmissionConfig = AdmissionConfig()
     quotas: QuotaConfig | None = Field(default=None, description="null: no quotas but those of `keys`")
     audit: AuditConfig | None = Field(default=None, description="null: no audit")
+    logs: LogsConfig = LogsConfig()
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
 
