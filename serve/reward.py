@@ -15,16 +15,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from medrl.config.admission import AdmissionConfig
 from medrl.config.base import StrictModel
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeRewardConfig
 from medrl.errors import DataError, RewardError
 from medrl.models.export import load_calibration
 from medrl.types import ScoreRequest
+from serve.admission import Admission
 from serve.auth import Authorization
 from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
-from serve.errors import error_response, log_failure
+from serve.errors import ErrorScrub, error_response, log_failure
 from serve.readiness import Doorway
 
 KNOWN_NAMES = {"items", "messages", "role", "content", "answer", "ended"}
@@ -63,7 +65,6 @@ class RewardApp:
         self.config = config
         self.model = score
         self.calibrated = calibrated
-        self.held = 0
         self.thread = ThreadPoolExecutor(1)
 
     def asgi(self, keys: Sequence[KeyConfig]) -> ASGIApp:
@@ -72,21 +73,17 @@ class RewardApp:
         app.add_api_route("/score", self.score, methods=["POST"])
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_exception_handler(HTTPException, _as_json)  # pyright: ignore[reportArgumentType]
-        self.gate = Doorway(Authorization(BodyLimit(app, self.config.max_body_mib), keys))
-        return RequestContexts(self.gate)
+        admitted = Admission(app, AdmissionConfig(max_running=self.config.max_requests, max_queued=0))
+        limited = BodyLimit(admitted, self.config.max_body_mib)
+        self.doorway = Doorway(Authorization(limited, keys))
+        return RequestContexts(ErrorScrub(self.doorway))
 
     async def health(self) -> Response:
         return JSONResponse({"status": "ok", "calibrated": self.calibrated})
 
     async def score(self, request: Request) -> Response:
-        if self.held >= self.config.max_requests:
-            raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"})
-        self.held += 1
-        try:
-            requests = self._parse(await request.body())
-            scores = await asyncio.get_running_loop().run_in_executor(self.thread, self._score, requests)
-        finally:
-            self.held -= 1
+        requests = self._parse(await request.body())
+        scores = await asyncio.get_running_loop().run_in_executor(self.thread, self._score, requests)
         return JSONResponse({"scores": scores, "calibrated": self.calibrated})
 
     def _parse(self, body: bytes) -> list[ScoreRequest]:

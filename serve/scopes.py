@@ -10,11 +10,11 @@ from medrl.config.keys import KeyScope
 # Routes that make the model work, which the limits on requests are for.
 GENERATE = frozenset({
     "/v1/chat/completions", "/v1/chat/completions/batch", "/v1/completions", "/v1/responses", "/v1/messages",
-    "/v1/systemone", "/generative_scoring", "/inference/v1/generate", "/invocations",
+    "/v1/systemone", "/generative_scoring", "/inference/v1/generate", "/invocations", "/score",
 })
 # Answers to one key's requests: /v1/responses/<id> is not among them, nobody knows whose response that is.
 INFER = GENERATE | {
-    "/v1/models", "/tokenize", "/detokenize", "/v1/messages/count_tokens", "/v1/feedback", "/score",
+    "/v1/models", "/tokenize", "/detokenize", "/v1/messages/count_tokens", "/v1/feedback",
     "/v1/chat/completions/render", "/v1/completions/render", "/v1/responses/render", "/v1/messages/render",
     "/v1/chat/completions/derender", "/v1/completions/derender",
 }
