@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medrl.config.registry import RegistryConfig
 from medrl.registry.store import Registry
-from tests.tiny import save_policy
+from tests.tiny import save_tokenizer, tiny_config
 
 PROMPT = "What helps?"
 TOKENS = 12
@@ -16,9 +16,19 @@ def tiny_registry(folder: Path, count: int) -> Registry:
     """`count` registered models of one kind, the first of them promoted."""
     registry = Registry(RegistryConfig(root=str(folder / "registry")), create=True)
     for seed in range(count):
-        registry.register(save_policy(folder / f"model{seed}", seed), copy=False)
+        registry.register(save_version(folder / f"model{seed}", seed), copy=False)
     promote(registry, 1)
     return registry
+
+
+def save_version(path: Path, seed: int, **changes) -> Path:
+    """A random model with tied embeddings, large enough that it does not just repeat the last token."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    Qwen3ForCausalLM(tiny_config(save_tokenizer(path), initializer_range=0.3, **changes)).save_pretrained(path)
+    return path
 
 
 def promote(registry: Registry, number: int) -> None:
