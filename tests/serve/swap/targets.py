@@ -7,7 +7,9 @@ from pathlib import Path
 from medrl.registry.record import Record, Version
 from serve.swap.messages import Target
 
-RECORD = Record(checksum="0" * 64, files={}, template_hash="", source="", merged=False, registered_by="", registered_at="")
+RECORD = Record(
+    checksum="", files={}, template_hash="", source="", merged=False, registered_by="somebody", registered_at="once"
+)
 
 
 def target(number: int, path: Path = Path("nowhere")) -> Target:
