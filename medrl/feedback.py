@@ -60,7 +60,7 @@ class Feedback:
         for name in ("answer", "comment", "better_answer"):
             if not isinstance(getattr(self, name), str):
                 raise DataError(f"a feedback's `{name}` must be text")
-        if isinstance(self.messages, str) or not all(isinstance(turn, dict) for turn in self.messages):
+        if not isinstance(self.messages, list | tuple) or not all(isinstance(turn, dict) for turn in self.messages):
             raise DataError("a feedback's `messages` must be a list of turns")
         if self.may_train and not self.may_keep:
             raise DataError("a feedback's texts cannot be used for training unless they may be kept",

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from medrl.config.common import ModelConfig
+from medrl.config.keys import load_keys
 from medrl.config.serving import ServeConfig, ServeRewardConfig, ServiceConfig
 from medrl.data.chat import check_tokenizer
-from medrl.environment import read_secret
 from medrl.errors import ConfigError, WorkerError
 from medrl.models.export import load_calibration
 from medrl.models.loading import check_model_dir, load_tokenizer
@@ -53,8 +53,7 @@ def run_service(config: ServiceConfig, model: str, apps: Apps, what: str, path: 
     """
     check_model_dir(model)
     check_tokenizer(load_tokenizer(ModelConfig(path=model)))  # its template is the one it was trained with
-    if config.api_key_env:
-        read_secret(config.api_key_env, "the service")
+    load_keys(config)
     check_port(config.host, config.port)
     replicas = config.replicas + len(apps) - 1
     with (

@@ -1,9 +1,10 @@
 """A language model behind vLLM's own OpenAI app, in a Ray Serve deployment (`medrl serve`)."""
 
-from __future__ import annotations
+# No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import asyncio
 import os
+import secrets
 from argparse import Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,10 +16,11 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
-from serve.admin import version_routes
-from serve.auth import BearerAuth, key_digest
+from serve.auth import Authorization
 from serve.context import RequestContexts
+from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
 from serve.swap.compatible import checked_path
 from serve.swap.conductor import Conductor
@@ -37,13 +39,17 @@ HEALTH_SECONDS = 2.0  # between two looks whether a replica is well
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, digest: bytes | None, conductor: DeploymentHandle | None) -> None:
+    async def __init__(
+        self, config: ServeConfig, keys: list[KeyConfig], secret: bytes, conductor: DeploymentHandle | None
+    ) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
 
-        self.digest = digest
+        self.config = config
+        self.keys = keys
+        self.ids = RequestIds(secret)
         self.conductor = conductor
         self.gate = Gate()
         link = Link(conductor) if conductor else None
@@ -68,10 +74,9 @@ class ChatService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = Gated(self.openai, self.gate)
-        app = OwnRoutes(app, version_routes(self.gate, self.conductor))
-        if self.digest:
-            app = BearerAuth(app, self.digest, {"/health"})
-        return RequestContexts(app)
+        app = OwnRoutes(app, self.config, self.ids, self.gate, self.conductor)
+        app = Authorization(app, self.keys)
+        return RequestContexts(app, self.ids)
 
     async def check_health(self) -> None:
         """Ray Serve replaces a replica of which this raises."""
@@ -118,16 +123,15 @@ def build(config: ServeConfig) -> Application:
 
 
 def build_candidate(config: ServeConfig) -> Application:
-    """The newest version, beside the champion."""
+    """The newest version, beside the champion: `medrl serve` with `candidate`."""
     return _service(config.model_copy(update={"replicas": 1}), "candidate")
 
 
 def _service(config: ServeConfig, alias: str) -> Application:
-    digest = key_digest(config.api_key_env) if config.api_key_env else None
     conductor = Conductor.bind(config.registry, alias, config.swap, ChatService.name) if config.registry else None
     return ChatService.options(
         num_replicas=config.replicas,
         max_constructor_retry_count=1,
         health_check_period_s=HEALTH_SECONDS,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, digest, conductor)
+    ).bind(config, load_keys(config), secrets.token_bytes(32), conductor)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.request_ids import RequestIds
 
 HEADER = "x-request-id"
 
@@ -17,7 +19,7 @@ HEADER = "x-request-id"
 class RequestContext:
     """One HTTP request. Later middleware fills in what it finds out."""
 
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str
     received: float = field(default_factory=time.time)  # seconds since 1970 UTC
     key_id: str = "anonymous"  # public name of the API key
 
@@ -32,13 +34,15 @@ class RequestContexts:
     answer after it (`chatcmpl-<id>`).
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, ids: RequestIds | None = None) -> None:
+        """`ids` None: ids that nothing else has to know again."""
         self.app = app
+        self.ids = ids or RequestIds(secrets.token_bytes(32))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        context = RequestContext()
+        context = RequestContext(self.ids.new(scope))
         CURRENT.set(context)
 
         async def send_named(message: Message) -> None:

@@ -9,6 +9,6 @@ from starlette.responses import JSONResponse
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """`{"error": {"message", "type", "code"}}`, the shape OpenAI's clients read."""
+    """`{"error": {"message", "type", "param", "code"}}`, the shape OpenAI's clients read."""
     kind = HTTPStatus(status).phrase.lower().replace(" ", "_")
-    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status, headers)
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": status}}, status, headers)

@@ -1,6 +1,6 @@
 """A reward model over HTTP on Ray Serve (`medrl serve-reward`; protocol: docs/rewards.md)."""
 
-from __future__ import annotations
+# No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import asyncio
 import logging
@@ -18,11 +18,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from medrl.config.base import StrictModel
+from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeRewardConfig
 from medrl.errors import DataError, RewardError
 from medrl.models.export import load_calibration
 from medrl.types import ScoreRequest
-from serve.auth import BearerAuth, key_digest
+from serve.auth import Authorization
+from serve.context import RequestContexts
 from serve.errors import error_response
 
 logger = logging.getLogger("ray.serve")
@@ -65,13 +67,13 @@ class RewardApp:
         self.held = 0
         self.thread = ThreadPoolExecutor(1)
 
-    def asgi(self, digest: bytes | None) -> ASGIApp:
-        """The app; with `digest`, the SHA-256 of a key, only /health answers without that key."""
+    def asgi(self, keys: Sequence[KeyConfig]) -> ASGIApp:
+        """The app; only /health answers without one of the keys, if there are any."""
         app = FastAPI(openapi_url=None)
         app.add_api_route("/score", self.score, methods=["POST"])
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_exception_handler(HTTPException, _as_json)  # pyright: ignore[reportArgumentType]
-        return BearerAuth(app, digest, {"/health"}) if digest else app
+        return RequestContexts(Authorization(app, keys))
 
     async def health(self) -> Response:
         return JSONResponse({"status": "ok", "calibrated": self.calibrated})
@@ -134,7 +136,7 @@ async def _as_json(_request: Request, error: HTTPException) -> Response:
 class RewardService:
     """One replica: its own copy of the model."""
 
-    def __init__(self, config: ServeRewardConfig, digest: bytes | None) -> None:
+    def __init__(self, config: ServeRewardConfig, keys: list[KeyConfig]) -> None:
         from medrl.models.reward_model import RewardModel
 
         calibration = load_calibration(config.model)
@@ -143,19 +145,18 @@ class RewardService:
             micro_batch_size=config.micro_batch_size, calibration=calibration,
         )
         self.app_around_model = RewardApp(config, model.score, calibration is not None)
-        self.digest = digest
+        self.keys = keys
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self.app_around_model.asgi(self.digest)
+        return self.app_around_model.asgi(self.keys)
 
 
 def build(config: ServeRewardConfig) -> Application:
     """What Ray Serve runs: `medrl serve-reward`, or `serve run serve.reward:build model=DIR`."""
-    digest = key_digest(config.api_key_env) if config.api_key_env else None
     return RewardService.options(
         num_replicas=config.replicas,
         max_ongoing_requests=4 * config.max_requests,  # room for the replica to refuse by itself, as JSON
         max_queued_requests=4 * config.max_requests,  # beyond that Ray Serve says 503
         max_constructor_retry_count=1,  # a model that cannot be loaded now cannot be loaded a minute later
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, digest)
+    ).bind(config, load_keys(config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from medrl.config.registry import RegistryConfig
 from medrl.registry.store import Registry
@@ -41,7 +42,7 @@ def greedy_answer(model: Path, prompt: str = PROMPT, tokens: int = TOKENS) -> st
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     ids = torch.tensor([tokenizer.encode(prompt)])
     answer = network.generate(ids, do_sample=False, max_new_tokens=tokens, eos_token_id=-1)[0, ids.shape[1]:]
     return tokenizer.decode(answer)

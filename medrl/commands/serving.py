@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from medrl.commands.parsers import OVERRIDES_HELP, Commands
 
@@ -22,6 +23,9 @@ def add_serving(commands: Commands) -> None:
         service.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key to ask for")
         service.add_argument("--insecure", action="store_const", const=True,
                              help="listen on other addresses without a key")
+    key = commands.add("key", _key, "make an API key: it to standard error, its entry for `keys` to standard output")
+    key.add_argument("id", metavar="ID", help="public name of the key, in the audit and the metrics")
+    key.add_argument("--scopes", nargs="+", choices=("infer", "admin"), default=["infer"], help="(default: infer)")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -40,6 +44,14 @@ def _serve_reward(options: argparse.Namespace) -> None:
     from medrl.serving import run_serve_reward
 
     run_serve_reward(config)
+
+
+def _key(options: argparse.Namespace) -> None:
+    from medrl.config.keys import make_key
+
+    key, entry = make_key(options.id, options.scopes)
+    print(entry, end="", flush=True)
+    print(f"the key, shown this once: {key}", file=sys.stderr)
 
 
 def _flags(options: argparse.Namespace) -> dict[str, object]:

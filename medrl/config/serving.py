@@ -9,20 +9,19 @@ from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
-from medrl.config.base import StrictModel, build_config, load_config
+from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
+from medrl.config.feedback import FeedbackConfig
+from medrl.config.keys import KeysConfig
 from medrl.config.registry import RegistryConfig
 from medrl.config.swap import SwapConfig
 
 
-class ServiceConfig(StrictModel):
+class ServiceConfig(KeysConfig):
     """What `medrl serve` and `medrl serve-reward` have in common."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")
-    api_key_env: str | None = Field(
-        default=None, description="environment variable with the key that requests must bring; null: none"
-    )
     insecure: bool = Field(default=False, description="listen on other machines' side of the network without a key")
     replicas: int = Field(default=1, ge=1, description="copies of the model that share the requests")
     cpus_per_replica: float = Field(default=1.0, gt=0, description="CPUs reserved for each, and its torch threads")
@@ -31,10 +30,10 @@ class ServiceConfig(StrictModel):
 
     @model_validator(mode="after")
     def _guarded(self):
-        if not (self.api_key_env or self.insecure or _is_loopback(self.host)):
+        if not (self.guarded or self.insecure or _is_loopback(self.host)):
             raise ValueError(
-                f"host {self.host} can be reached from other machines: set api_key_env (--api-key-env NAME) to ask for "
-                "a key, or insecure: true (--insecure) to let everybody in"
+                f"host {self.host} can be reached from other machines: set keys, key_file or api_key_env "
+                "(--api-key-env NAME) to ask for a key, or insecure: true (--insecure) to let everybody ask the model"
             )
         return self
 
@@ -69,6 +68,7 @@ class ServeConfig(ServiceConfig):
     dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
+    feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
     @model_validator(mode="after")
     def _has_a_source(self):
@@ -89,8 +89,14 @@ def _is_loopback(host: str) -> bool:
 def service_config(
     kind: type[ServiceT], source: str, overrides: list[str], flags: dict[str, Any]
 ) -> ServiceT:
-    """`source`: a YAML file, or the directory of a model. `flags` that are not None come last. ConfigError."""
+    """`source`: a YAML file, or the directory of a model. `flags` that are not None come last. ConfigError.
+
+    A file in Ray Serve's format gives its first application's args, and host and port from `http_options`.
+    """
     given = [*overrides, *(f"{name}={json.dumps(value)}" for name, value in flags.items() if value is not None)]
-    if Path(source).suffix in (".yaml", ".yml"):
-        return load_config(kind, source, given)
-    return build_config(kind, {"model": source}, source="command line", overrides=given)
+    if Path(source).suffix not in (".yaml", ".yml"):
+        return build_config(kind, {"model": source}, source="command line", overrides=given)
+    values = read_yaml(Path(source))
+    if values.get("applications"):
+        values = values.get("http_options", {}) | values["applications"][0].get("args", {})
+    return build_config(kind, values, source, given)

@@ -15,6 +15,7 @@ import pytest
 from medrl.config.serving import ServeRewardConfig
 from medrl.errors import DataError, RewardError
 from serve.reward import RewardApp
+from tests.serve.clients import key_config
 
 SECRET = "Frau Mustermann"
 QUESTION = {"role": "user", "content": SECRET}
@@ -22,17 +23,17 @@ ITEM = {"messages": [QUESTION], "answer": SECRET, "ended": True}
 CONFIG = ServeRewardConfig(model="rm", max_items=3, max_body_mib=0.01, max_requests=2)
 
 
-def app_around(score=lambda requests: np.array([len(r.answer) - r.ended for r in requests], np.float32)):
-    return RewardApp(CONFIG, score, calibrated=True).asgi(None)
+def app_around(score=lambda requests: np.array([len(r.answer) - r.ended for r in requests], np.float32), keys=()):
+    return RewardApp(CONFIG, score, calibrated=True).asgi(keys)
 
 
-def ask(app, *bodies: Any, path: str = "/score", method: str = "POST") -> list[httpx.Response]:
+def ask(app, *bodies: Any, path: str = "/score", method: str = "POST", headers=None) -> list[httpx.Response]:
     """The responses to bodies that are sent at the same time; what is not bytes goes as JSON."""
 
     async def requests() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             contents = [body if isinstance(body, bytes) else json.dumps(body).encode() for body in bodies]
-            return await asyncio.gather(*(client.request(method, path, content=c) for c in contents))
+            return await asyncio.gather(*(client.request(method, path, content=c, headers=headers) for c in contents))
 
     return asyncio.run(requests())
 
@@ -81,9 +82,11 @@ def test_limits_are_413() -> None:
 
 
 def test_other_routes_and_methods_are_json_errors() -> None:
-    refusal(ask(app_around(), {}, path=f"/{SECRET}")[0], 404)
-    refusal(ask(app_around(), {}, method="GET")[0], 405)
-    refusal(ask(app_around(), b"", path="/openapi.json", method="GET")[0], 404)
+    app, headers = app_around(keys=[key_config("ops", "key", "infer", "admin")]), {"Authorization": "Bearer key"}
+    refusal(ask(app, {}, path=f"/{SECRET}", headers=headers)[0], 404)
+    refusal(ask(app, {}, method="GET", headers=headers)[0], 405)
+    refusal(ask(app, b"", path="/openapi.json", method="GET", headers=headers)[0], 404)
+    refusal(ask(app, {}, headers={"Authorization": f"Bearer {SECRET}"})[0], 401)
 
 
 @pytest.mark.parametrize(("error", "status", "said"), [
@@ -121,5 +124,5 @@ def test_one_request_too_many_is_503_with_retry_after_and_the_others_finish() ->
 def test_the_503_says_when_to_come_back() -> None:
     full = RewardApp(CONFIG, lambda r: np.zeros(len(r)), calibrated=False)
     full.held = CONFIG.max_requests
-    (response,) = ask(full.asgi(None), {"items": [ITEM]})
+    (response,) = ask(full.asgi([]), {"items": [ITEM]})
     assert "waiting" in refusal(response, 503) and response.headers["Retry-After"] == "1"

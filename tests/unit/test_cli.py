@@ -16,7 +16,7 @@ from tests.unit.report.conftest import ppo_run
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "pretrain", "sft", "reward", "dpo", "ppo", "evaluate", "pipeline", "merge", "check", "inspect", "report",
-    "serve", "serve-reward", "data", "register", "versions", "promote", "rollback", "audit", "feedback",
+    "serve", "serve-reward", "key", "data", "register", "versions", "promote", "rollback", "audit", "feedback",
     "demo", "config-docs",
 ]
 HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy", "mlflow"]
