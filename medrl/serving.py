@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from medrl.audit.key import load_key
 from medrl.config.common import ModelConfig
 from medrl.config.keys import load_keys
 from medrl.config.serving import ServeConfig, ServeRewardConfig, ServiceConfig
@@ -27,7 +28,9 @@ Apps = Mapping[str, tuple[str, str]]  # name → (path it is served at, import p
 
 
 def run_serve(config: ServeConfig) -> None:
-    """The OpenAI API of a language model. Raises as `run_service` does."""
+    """The OpenAI API of a language model. Raises as `run_service` does, and ConfigError without the audit's key."""
+    if config.audit:
+        load_key(config.audit)
     apps = {APP_NAME: ("/", CHAT_APP)}
     if config.candidate:
         apps[f"{APP_NAME}-candidate"] = ("/candidate", CANDIDATE_APP)

@@ -8,7 +8,7 @@ import secrets
 from argparse import Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ray import serve
@@ -16,10 +16,16 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from medrl.audit.writer import open_writer
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
+from medrl.feedback import FeedbackStore
+from serve.admin import version_routes
 from serve.auth import Authorization
 from serve.context import RequestContexts
+from serve.engine import WatchedEngine
+from serve.errors import ErrorScrub
+from serve.feedback import feedback_route
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
 from serve.swap.compatible import checked_path
@@ -43,6 +49,7 @@ class ChatService:
         self, config: ServeConfig, keys: list[KeyConfig], secret: bytes, conductor: DeploymentHandle | None
     ) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
+        from vllm.engine.protocol import EngineClient
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
@@ -57,10 +64,15 @@ class ChatService:
         model = await asyncio.to_thread(checked_path, target) if target else str(config.model)
         arguments = vllm_arguments(config, model)
         self.resources = AsyncExitStack()
-        engine = await self.resources.enter_async_context(build_async_engine_client(arguments))
+        writer = None
+        if config.audit:
+            writer = open_writer(config.audit)
+            self.resources.callback(writer.close, config.audit.timeout)  # behind the engine, when no answer runs
+        client = await self.resources.enter_async_context(build_async_engine_client(arguments))
+        engine = WatchedEngine(client, writer)
         tasks = await engine.get_supported_tasks()
         self.openai = build_app(arguments, tasks, engine.model_config)
-        await init_app_state(engine, self.openai.state, arguments, tasks)
+        await init_app_state(cast(EngineClient, engine), self.openai.state, arguments, tasks)
         weights = Weights(engine)
         if link and target:
             follower = Follower(link.next_order, self.gate, weights, config.swap, target, await weights.name(target))
@@ -74,8 +86,12 @@ class ChatService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = Gated(self.openai, self.gate)
-        app = OwnRoutes(app, self.config, self.ids, self.gate, self.conductor)
+        routes = version_routes(self.gate, self.conductor)
+        if self.config.feedback:
+            routes.append(feedback_route(FeedbackStore(self.config.feedback), self.ids))
+        app = OwnRoutes(app, routes)
         app = Authorization(app, self.keys)
+        app = ErrorScrub(app)
         return RequestContexts(app, self.ids)
 
     async def check_health(self) -> None:
@@ -123,7 +139,7 @@ def build(config: ServeConfig) -> Application:
 
 
 def build_candidate(config: ServeConfig) -> Application:
-    """The newest version, beside the champion: `medrl serve` with `candidate`."""
+    """The newest version, beside the champion."""
     return _service(config.model_copy(update={"replicas": 1}), "candidate")
 
 

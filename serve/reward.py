@@ -3,8 +3,6 @@
 # No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,9 +23,8 @@ from medrl.models.export import load_calibration
 from medrl.types import ScoreRequest
 from serve.auth import Authorization
 from serve.context import RequestContexts
-from serve.errors import error_response
+from serve.errors import error_response, log_failure
 
-logger = logging.getLogger("ray.serve")
 KNOWN_NAMES = {"items", "messages", "role", "content", "answer", "ended"}
 
 
@@ -118,9 +115,7 @@ class RewardApp:
         except DataError as error:
             raise HTTPException(422, error.message) from None
         except Exception as error:
-            # Where, but not the exception's own words, which may quote the text.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("scoring failed: %s\n%s", type(error).__name__, where)
+            log_failure("scoring failed", error)
             raise HTTPException(500, "scoring failed; the replica's log says where") from None
         if not np.isfinite(scores).all():
             raise HTTPException(500, "the reward model gave a score that is not a finite number")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
+from medrl.config.audit import AuditConfig
 from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
@@ -69,6 +70,7 @@ class ServeConfig(ServiceConfig):
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
+    audit: AuditConfig | None = Field(default=None, description="null: no audit")
 
     @model_validator(mode="after")
     def _has_a_source(self):

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
-from typing import TYPE_CHECKING
 
 from medrl.errors import ModelError
+from serve.engine import WatchedEngine
 from serve.swap.messages import Target
 from serve.versions import ServedVersion
-
-if TYPE_CHECKING:
-    from vllm.engine.protocol import EngineClient
 
 PROBE_TOKENS = 16
 STEP = 7919  # a prime: the probe's ids are spread over the vocabulary
@@ -21,7 +18,7 @@ STEP = 7919  # a prime: the probe's ids are spread over the vocabulary
 class Weights:
     """Of an engine that is idle while its weights are changed."""
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: WatchedEngine) -> None:
         self.engine = engine
 
     async def load(self, target: Target, limit: float) -> tuple[float, ...]:
@@ -52,7 +49,8 @@ class Weights:
         ids = [i * STEP % config.get_vocab_size() for i in range(1, min(PROBE_TOKENS, config.max_model_len - 1) + 1)]
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         final = None
-        async for output in self.engine.generate(TokensPrompt(prompt_token_ids=ids), params, f"probe-{uuid.uuid4()}"):
+        prompt = TokensPrompt(prompt_token_ids=ids)
+        async for output in self.engine.client.generate(prompt, params, f"probe-{uuid.uuid4()}"):  # nobody's request
             final = output
         assert final and final.prompt_logprobs and final.outputs[0].weight_versions
         labels = [span.version for span in final.outputs[0].weight_versions]
