@@ -135,7 +135,7 @@ class RewardService:
         self.keys = keys
 
     async def drain(self, seconds: float) -> None:
-        await self.app_around_model.gate.drain(seconds)
+        await self.app_around_model.doorway.drain(seconds)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.app_around_model.asgi(self.keys)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from medrl.config.registry import RegistryConfig
 from medrl.registry.store import Registry
-from tests.tiny import save_policy
+from tests.tiny import save_tokenizer, tiny_config
 
 PROMPT = "What helps?"
 TOKENS = 12
@@ -16,9 +17,19 @@ def tiny_registry(folder: Path, count: int) -> Registry:
     """`count` registered models of one kind, the first of them promoted."""
     registry = Registry(RegistryConfig(root=str(folder / "registry")), create=True)
     for seed in range(count):
-        registry.register(save_policy(folder / f"model{seed}", seed), copy=False)
+        registry.register(save_version(folder / f"model{seed}", seed), copy=False)
     promote(registry, 1)
     return registry
+
+
+def save_version(path: Path, seed: int, **changes) -> Path:
+    """A random model with tied embeddings, large enough that it does not just repeat the last token."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    Qwen3ForCausalLM(tiny_config(save_tokenizer(path), initializer_range=0.3, **changes)).save_pretrained(path)
+    return path
 
 
 def promote(registry: Registry, number: int) -> None:
@@ -31,7 +42,7 @@ def greedy_answer(model: Path, prompt: str = PROMPT, tokens: int = TOKENS) -> st
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     ids = torch.tensor([tokenizer.encode(prompt)])
     answer = network.generate(ids, do_sample=False, max_new_tokens=tokens, eos_token_id=-1)[0, ids.shape[1]:]
     return tokenizer.decode(answer)
