@@ -5,8 +5,9 @@ from __future__ import annotations
 import linecache
 import logging
 import os
+import sys
+import threading
 import traceback
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -34,13 +35,16 @@ class QuietFormatter(logging.Formatter):
             return head
         if record.msg in BEFORE_REQUESTS:
             return f"{head}\n{''.join(traceback.format_exception(error))}"
-        return "\n".join([head.rstrip(), *(_place(link) for link in _chain(error))])
+        return f"{head.rstrip()}\n{_places(error)}"
 
 
 def quiet_handler() -> logging.Handler:
-    """Writes to standard error; warnings of Python, which may quote values too, come to it from then on."""
+    """Writes to standard error. From then on Python itself quotes nothing there either."""
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # else a record that cannot be written is shown with its arguments
+    traceback.print_exc = lambda *_, **__: _tell(sys.exception())  # how a process of `multiprocessing` ends
+    sys.excepthook = lambda _, error, __: _tell(error)
+    threading.excepthook = lambda end: _tell(end.exc_value)
     handler = logging.StreamHandler()
     handler.setFormatter(QuietFormatter())
     return handler
@@ -52,12 +56,15 @@ def _template(record: logging.LogRecord) -> str:
     return record.msg if isinstance(record.msg, str) and record.msg in source else ""
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
+def _tell(error: BaseException | None) -> None:
+    if error:
+        sys.stderr.write(f"{_places(error)}\n")
 
 
-def _place(error: BaseException) -> str:
-    return f"{type(error).__name__} at\n{''.join(traceback.format_tb(error.__traceback__))}".rstrip()
+def _places(error: BaseException | None) -> str:
+    """An exception and those behind it, the newest first: of what type, and where."""
+    told = []
+    while error:
+        told.append(f"{type(error).__name__} at\n{''.join(traceback.format_tb(error.__traceback__))}".rstrip())
+        error = error.__cause__ or error.__context__
+    return "\n".join(told)

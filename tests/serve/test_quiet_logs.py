@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import subprocess
+import sys
+import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from serve.quiet_logs import CONFIG
+from tests.services import ROOT
 
 NAME = "Alma Quillfeather"
 
@@ -21,13 +27,14 @@ def _set_up() -> Iterator[None]:
     """The loggers of vLLM and of others as vLLM sets them up."""
     root, vllm = logging.getLogger(), logging.getLogger("vllm")
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in (root, vllm)]
-    loud = logging.raiseExceptions
+    loud, hooks = logging.raiseExceptions, (traceback.print_exc, sys.excepthook, threading.excepthook)
     logging.config.dictConfig(json.loads(CONFIG.read_text()))
     try:
         yield
     finally:
         logging.captureWarnings(False)
         logging.raiseExceptions = loud
+        traceback.print_exc, sys.excepthook, threading.excepthook = hooks
         for logger, logger.handlers, level, logger.propagate in before:
             logger.setLevel(level)
 
@@ -77,3 +84,24 @@ def test_warnings_quote_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     text = capfd.readouterr().err
     assert "py.warnings" in text and NAME not in text
 
+
+
+@pytest.mark.parametrize("end", ["Process(target=fail)", "Thread(target=fail)", "fail()"])
+def test_what_ends_with_an_exception_quotes_nothing(end: str, tmp_path: Path) -> None:
+    """As it runs in processes of vLLM: the last words of a process, a thread and a program."""
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import json, logging.config, sys
+from multiprocessing import Process
+from threading import Thread
+logging.config.dictConfig(json.load(open({str(CONFIG)!r})))
+def fail():
+    raise RuntimeError(sys.argv[1])
+run = {end if "(t" in end else "None"}
+run.start() if run else fail()
+run.join()
+""")
+    done = subprocess.run([sys.executable, program, NAME], capture_output=True, text=True, cwd=ROOT,
+                          env={"PYTHONPATH": str(ROOT)})
+    assert "RuntimeError at" in done.stderr and "in fail" in done.stderr
+    assert NAME not in done.stderr + done.stdout
