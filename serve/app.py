@@ -13,29 +13,25 @@ import torch
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from medrl.audit.writer import open_writer
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
-from medrl.feedback import FeedbackStore
 from serve.access_log import AccessLog, request_logger
-from serve.admin import version_routes
 from serve.admission import Admission
 from serve.auth import Authorization
 from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
 from serve.engine import WatchedEngine
 from serve.errors import ErrorScrub
-from serve.feedback import feedback_route
 from serve.launch import set_environment, start_engine, vllm_arguments
 from serve.ledger import LedgerService, RemoteLedger
-from serve.metrics import Metrics, ServiceMetrics, metrics_route
+from serve.metrics import Metrics, ServiceMetrics
 from serve.quotas import Quotas, quotas_of
 from serve.readiness import Doorway
 from serve.request_ids import RequestIds
-from serve.routes import OwnRoutes
+from serve.routes import OwnRoutes, own_routes
 from serve.swap.compatible import checked_path
 from serve.swap.conductor import Conductor
 from serve.swap.follower import Follower
@@ -97,7 +93,7 @@ class ChatService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = Gated(self.openai, self.gate)
-        app = OwnRoutes(app, self._routes())
+        app = OwnRoutes(app, own_routes(self.config, self.ids, self.gate, self.conductor))
         app = Admission(app, self.config.admission)
         if self.ledger:
             app = Quotas(app, quotas_of(self.keys), self.config.quotas, RemoteLedger(self.ledger))
@@ -118,12 +114,6 @@ class ChatService:
     async def drain(self, seconds: float) -> None:
         """Before the service ends: refuse what is new, finish what runs."""
         await self.doorway.drain(seconds)
-
-    def _routes(self) -> list[Route]:
-        routes = [metrics_route(), *version_routes(self.gate, self.conductor)]
-        if self.config.feedback:
-            routes.append(feedback_route(FeedbackStore(self.config.feedback), self.ids))
-        return routes
 
     async def __del__(self) -> None:
         await self.resources.aclose()

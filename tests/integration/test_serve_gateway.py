@@ -70,13 +70,14 @@ def routes() -> set[tuple[str, str]]:
     from vllm.entrypoints.launchers.app import build_app
 
     from medrl.config.feedback import FeedbackConfig
-    from serve.app import vllm_arguments
+    from serve.launch import vllm_arguments
     from serve.request_ids import RequestIds
-    from serve.routes import OwnRoutes
+    from serve.routes import own_routes
+    from serve.swap.gate import Gate
 
     config = ServeConfig(model="any", feedback=FeedbackConfig(url="sqlite://"))
-    app = build_app(vllm_arguments(config), ("generate",))
-    table = [*app.routes, *OwnRoutes(app, config, RequestIds(b"")).router.routes]
+    app = build_app(vllm_arguments(config, "any"), ("generate",))
+    table = [*app.routes, *own_routes(config, RequestIds(b""), Gate(), None)]
     return {(method, route.path) for route in table for method in getattr(route, "methods", None) or ("GET",)}
 
 
