@@ -155,6 +155,7 @@ def _save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str,
     unset_hf_deepspeed_config()  # under ZeRO 3 it would shard every model that is loaded from here on
     if dist.get_rank() == 0 and job.config.lora is not None:
         merged = merge_adapter(str(job.adapter), job.config.model.path, str(job.model), job.config.model.dtype)
-    job.best.unlink(missing_ok=True)
-    dist.barrier()
+    dist.barrier()  # every rank has read the best weights
+    if dist.get_rank() == 0:
+        job.best.unlink(missing_ok=True)
     return merged
