@@ -133,10 +133,8 @@ def test_a_wrong_token_is_refused(cluster: Cluster, config: Path) -> None:
 
 def test_nothing_listens_beyond_this_machine(cluster: Cluster) -> None:
     processes = [cluster.process, *cluster.process.children(recursive=True)]
-    listening = {
-        connection.laddr.ip.removeprefix("::ffff:") for process in processes for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    sockets = [connection for process in processes for connection in process.net_connections("tcp")]
+    listening = {s.laddr.ip.removeprefix("::ffff:") for s in sockets if s.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
 
 
