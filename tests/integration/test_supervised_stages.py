@@ -18,7 +18,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from medrl.config.base import build_config
-from medrl.config.common import ScalingConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 from medrl.errors import CheckpointError, TrainingError, WorkerError
 from medrl.lora.identity import model_hash
@@ -188,6 +187,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_log(ray_cluster, b
 def test_launch_brings_back_rank_0s_result_and_says_when_a_worker_died(ray_cluster, tmp_path: Path) -> None:
     import pyarrow as pa
 
+    from medrl.workers.capacity import RolePlan
     from medrl.workers.train import launch
 
     def double(job: int, tables: dict) -> dict:
@@ -199,15 +199,15 @@ def test_launch_brings_back_rank_0s_result_and_says_when_a_worker_died(ray_clust
     def die(job: int, tables: dict) -> dict:
         os._exit(1)
 
-    def run(loop) -> dict:
-        scaling = ScalingConfig(workers=1, threads_per_worker=1)
-        return launch(loop, 2, {"t": pa.table({"x": [1, 2, 3]})}, scaling, tmp_path, lambda: None)
+    def run(loop, workers: int = 1) -> dict:
+        plan = RolePlan("train", workers, 1.0, 0.0, 1, "PACK")
+        return launch(loop, 2, {"t": pa.table({"x": [1, 2, 3]})}, plan, 0, tmp_path, lambda: None)
 
     assert run(double) == {"sum": 12, "world": 1, "threads": 1}
     with pytest.raises(WorkerError, match="a training worker died"):
         run(die)
-    with pytest.raises(WorkerError, match="too small"):
-        launch(double, 2, {}, ScalingConfig(workers=1000), tmp_path, lambda: None)
+    with pytest.raises(WorkerError, match=r"\(1000 CPU, 0 GPU\) asked"):
+        run(double, workers=1000)
 
 
 @pytest.fixture(scope="module")
