@@ -64,6 +64,7 @@ class ChatService:
         self.ids = RequestIds(secret)
         self.conductor = conductor
         self.gate = Gate()
+        self.following: asyncio.Task[None] | None = None
         link = Link(conductor) if conductor else None
         target = await link.first_target() if link else None
         model = await asyncio.to_thread(checked_path, target) if target else str(config.model)
@@ -108,7 +109,7 @@ class ChatService:
     async def check_health(self) -> None:
         """Ray Serve replaces a replica of which this raises."""
         await self.client.check_health()
-        if self.gate.broken:
+        if self.gate.broken or (self.following and self.following.done()):
             raise RuntimeError("the version to be served could not be loaded")
 
     async def drain(self, seconds: float) -> None:
