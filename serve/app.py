@@ -18,6 +18,8 @@ from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeConfig
 from serve.auth import Authorization
 from serve.context import RequestContexts
+from serve.escalation import EscalationRules, load_rules
+from serve.manners import Manners
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
 from serve.versions import unregistered
@@ -30,7 +32,9 @@ GIB = 2**30
 class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
-    async def __init__(self, config: ServeConfig, keys: list[KeyConfig], secret: bytes) -> None:
+    async def __init__(
+        self, config: ServeConfig, keys: list[KeyConfig], rules: EscalationRules | None, secret: bytes
+    ) -> None:
         _set_environment(on_cpu=not torch.accelerator.is_available())
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
@@ -39,6 +43,7 @@ class ChatService:
         arguments = vllm_arguments(config)
         self.config = config
         self.keys = keys
+        self.rules = rules
         self.ids = RequestIds(secret)
         self.resources = AsyncExitStack()
         engine = await self.resources.enter_async_context(build_async_engine_client(arguments))
@@ -50,6 +55,7 @@ class ChatService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
+        app = Manners(app, self.config.manners, self.rules, self.config.name)
         app = Authorization(app, self.keys)
         return RequestContexts(app, self.ids)
 
@@ -88,8 +94,10 @@ def _set_environment(on_cpu: bool) -> None:
 
 def build(config: ServeConfig) -> Application:
     """What Ray Serve runs: `medrl serve`, or `serve run serve.app:build model=DIR`."""
+    escalation = config.manners.escalation
+    rules = load_rules(escalation.rules) if escalation else None
     return ChatService.options(
         num_replicas=config.replicas,
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, load_keys(config), secrets.token_bytes(32))
+    ).bind(config, load_keys(config), rules, secrets.token_bytes(32))

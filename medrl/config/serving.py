@@ -13,6 +13,7 @@ from medrl.config.base import build_config, load_config
 from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
+from medrl.config.manners import MannersConfig
 
 
 class ServiceConfig(KeysConfig):
@@ -58,6 +59,7 @@ class ServeConfig(ServiceConfig):
     dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
+    manners: MannersConfig = MannersConfig()
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
 
