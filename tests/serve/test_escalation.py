@@ -13,8 +13,8 @@ from serve.escalation import load_rules
 
 RULES = load_rules(None)
 CASES = parse_yaml((Path(__file__).parent / "escalation_cases.yaml").read_text(encoding="utf-8"))
-STUTTER = ["no chest pain ", "没有", "n't have ", "pregnant ", "没有痛、", "没有痛和", "不想要", "想要", "痛或", "没有x痛和x",
-           "a", "，"]
+STUTTER = ["no chest pain ", "没有", "n't have ", "pregnant ", "没有痛、", "没有痛和", "不想要", "想要", "痛或",
+           "没有x痛和x", "a", "，"]
 
 
 @pytest.mark.parametrize(("rule", "text"), [(rule, text) for rule, texts in CASES["found"].items() for text in texts])
