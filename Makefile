@@ -6,7 +6,7 @@ LOCKS := requirements/uv.txt requirements/torch-cpu.txt requirements/cpu.txt req
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast test-slow bench real lint format docs lock wheel wheel-smoke clean
+.PHONY: help setup demo serve-demo test test-fast test-slow bench real lint format docs lock wheel wheel-smoke clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -18,6 +18,9 @@ setup: .venv/.stamp ## make or update .venv (CPU)
 
 demo: setup ## the whole path on a tiny model: pretrain, SFT, reward model, PPO, merge, evaluate
 	$(BIN)/medrl demo
+
+serve-demo: setup ## the OpenAI API of the demo's model at 127.0.0.1:8000
+	$(BIN)/medrl serve configs/serve/demo.yaml
 
 test: setup ## all tests but the slow ones
 	$(PYTEST) -m "not slow"

@@ -1,6 +1,6 @@
 """A language model behind vLLM's own OpenAI app, in a Ray Serve deployment (`medrl serve`)."""
 
-from __future__ import annotations
+# No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import os
 import secrets
@@ -19,7 +19,9 @@ from medrl.config.serving import ServeConfig
 from serve.auth import Authorization
 from serve.context import RequestContexts
 from serve.escalation import EscalationRules, load_rules
+from serve.feedback import feedback_routes
 from serve.manners import Manners
+from serve.page import playground_routes
 from serve.request_ids import RequestIds
 from serve.routes import OwnRoutes
 from serve.versions import unregistered
@@ -54,7 +56,8 @@ class ChatService:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """vLLM's app inside what every request passes, the innermost first."""
-        app: ASGIApp = OwnRoutes(self.openai, self.config, self.ids)
+        own = [*feedback_routes(self.config.feedback, self.ids), *playground_routes(self.config)]
+        app: ASGIApp = OwnRoutes(self.openai, own)
         app = Manners(app, self.config.manners, self.rules, self.config.name)
         app = Authorization(app, self.keys)
         return RequestContexts(app, self.ids)

@@ -1,6 +1,6 @@
 """A reward model over HTTP on Ray Serve (`medrl serve-reward`; protocol: docs/rewards.md)."""
 
-from __future__ import annotations
+# No `annotations` from __future__: Ray Serve reads the class of build's parameter.
 
 import asyncio
 import logging

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from medrl.config.serving import ServeConfig
-from medrl.feedback import FeedbackStore
-from serve.feedback import feedback_route
-from serve.request_ids import RequestIds
-
 
 class OwnRoutes:
-    """ASGI middleware: answers our own routes; everything else is for `app`, its start and end included."""
+    """ASGI middleware: answers the routes it is given; every other request goes on to `app`."""
 
-    def __init__(self, app: ASGIApp, config: ServeConfig, ids: RequestIds) -> None:
-        routes: list[BaseRoute] = []
-        if config.feedback:
-            routes.append(feedback_route(FeedbackStore(config.feedback), ids))
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self.app = app
         self.router = Router(routes, redirect_slashes=False, default=app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A start or an end is for the app around whose routes ours are.
         await (self.router if scope["type"] == "http" else self.app)(scope, receive, send)

@@ -15,7 +15,7 @@ from medrl.algo.kl import kl_estimate
 from medrl.algo.losses import importance_weights
 from medrl.algo.masking import masked_mean, masked_sum, whiten
 from medrl.algo.rewards import answer_penalties, shape_scores, token_rewards
-from medrl.config.ppo import AlgorithmConfig
+from medrl.config.algorithm import AlgorithmConfig
 from medrl.config.rewards import RewardShaping
 from medrl.types import Experience, RolloutBatch
 

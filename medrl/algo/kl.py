@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medrl.algo.masking import at_least_float32
-from medrl.config.ppo import KlConfig
+from medrl.config.algorithm import KlConfig
 
 Estimator = Literal["k1", "k2", "k3"]
 MAX_LOG_RATIO = 20.0  # exp of more says nothing that 5e8 does not, and overflows

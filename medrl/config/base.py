@@ -45,11 +45,12 @@ def load_config(model: type[ConfigT], path: str | Path, overrides: list[str] | t
 
     Raises ConfigError listing every problem with its path, the limit, the value and a remedy.
     """
-    values = _read(Path(path)) if path else {}
+    values = read_yaml(Path(path)) if path else {}
     return build_config(model, values, source=str(path or "command line"), overrides=overrides)
 
 
-def _read(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file. ConfigError when there is none."""
     if not path.is_file():
         raise ConfigError(
             f"no config file at {path}", remedy="give the path of a YAML file, for example configs/demo/ppo.yaml"

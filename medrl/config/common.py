@@ -115,8 +115,8 @@ class TrainingConfig(StrictModel):
     max_length: int = Field(default=512, ge=8, description="tokens per sequence")
     eval_every: int | None = Field(
         default=None, ge=1,
-        description="steps between evaluations on held-out data, whose best weights are what is saved; null: the last "
-        "weights are saved, and evaluated",
+        description="steps between evaluations on held-out data, whose best weights are what is saved (an error if "
+        "none is better than before training); null: the last weights are saved, and evaluated",
     )
     patience: int | None = Field(
         default=None, ge=1, description="stop after this many evaluations without a better held-out loss; null: never"
@@ -215,7 +215,16 @@ class StageConfig(StrictModel):
         return f"{self.output_dir}/{self.name}"
 
 
-class SupervisedConfig(StageConfig):
+class TrackedConfig(StageConfig):
+    """What every training stage's config starts with."""
+
+    tracking: list[Literal["console", "jsonl", "tensorboard", "mlflow"]] = Field(
+        default=["console", "jsonl", "tensorboard"], description="where metrics go; mlflow: pip install 'medrl[mlflow]'"
+    )
+    mlflow: MlflowConfig = MlflowConfig()
+
+
+class SupervisedConfig(TrackedConfig):
     """What pretrain, sft, reward and dpo have in common."""
 
     model: ModelConfig
@@ -223,6 +232,12 @@ class SupervisedConfig(StageConfig):
     training: TrainingConfig = TrainingConfig()
     checkpoint: SupervisedCheckpointConfig = SupervisedCheckpointConfig()
     scaling: ScalingConfig = ScalingConfig()
+
+    @model_validator(mode="after")
+    def _followed(self):
+        if "jsonl" not in self.tracking:
+            raise ValueError("tracking must have jsonl: the other trackers follow metrics.jsonl")
+        return self
 
     @model_validator(mode="after")
     def _batch_arithmetic(self):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
-from medrl.config.base import build_config, load_config
+from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
@@ -60,6 +60,7 @@ class ServeConfig(ServiceConfig):
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
     manners: MannersConfig = MannersConfig()
+    playground: bool = Field(default=True, description="serve a page to talk to the model with, at /playground")
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
 
 
@@ -73,8 +74,14 @@ def _is_loopback(host: str) -> bool:
 def service_config(
     kind: type[ServiceT], source: str, overrides: list[str], flags: dict[str, Any]
 ) -> ServiceT:
-    """`source`: a YAML file, or the directory of a model. `flags` that are not None come last. ConfigError."""
+    """`source`: a YAML file, or the directory of a model. `flags` that are not None come last. ConfigError.
+
+    A file in Ray Serve's format gives its first application's args, and host and port from `http_options`.
+    """
     given = [*overrides, *(f"{name}={json.dumps(value)}" for name, value in flags.items() if value is not None)]
-    if Path(source).suffix in (".yaml", ".yml"):
-        return load_config(kind, source, given)
-    return build_config(kind, {"model": source}, source="command line", overrides=given)
+    if Path(source).suffix not in (".yaml", ".yml"):
+        return build_config(kind, {"model": source}, source="command line", overrides=given)
+    values = read_yaml(Path(source))
+    if values.get("applications"):
+        values = values.get("http_options", {}) | values["applications"][0].get("args", {})
+    return build_config(kind, values, source, given)

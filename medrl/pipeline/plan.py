@@ -30,6 +30,7 @@ class Step:
     kind: Kind
     config: StageConfig
     outputs: dict[str, Output]
+    shows: frozenset[str] = frozenset()  # links whose runs it reads: what it leaves depends on when they were done
 
 
 def plan(config: PipelineConfig, folder: Path) -> list[Step]:
@@ -45,7 +46,9 @@ def plan(config: PipelineConfig, folder: Path) -> list[Step]:
             set_value(values, key, _resolve(value, steps, f"links.{name}.set.{key}", key))
         values |= {"name": name, "output_dir": config.output_dir, "seed": config.seed}
         stage = build_config(kind.config, values, source=f"link {name} ({link.config or 'no file'})")
-        steps.append(Step(name, kind, stage, kind.outputs(stage) | {"run": Output(stage.run_dir, RUN)}))
+        outputs = kind.outputs(stage) | {"run": Output(stage.run_dir, RUN)}
+        shows = frozenset(link for link, what in REFERENCE.findall(str(link.set)) if what == "run")
+        steps.append(Step(name, kind, stage, outputs, shows))
     return steps
 
 

@@ -23,16 +23,20 @@ STATE_FILE = "pipeline.json"
 def run_pipeline(config: PipelineConfig, folder: Path) -> dict[str, dict[str, Any]]:
     """Run what is new or changed and all that follows from it. `folder`: where the links' YAML files are.
 
-    Returns (and keeps in <output_dir>/pipeline.json) for each link its fingerprint, whether it is finished, and the
-    seconds it took. A link that broke off is resumed from its checkpoints if it has them. The links share one Ray
-    cluster. Raises what the stages raise; ConfigError for anything wrong in any config before the first link runs.
+    Returns (and keeps in <output_dir>/pipeline.json) for each link its fingerprint, whether and when (seconds since
+    1970) it was finished, and the seconds it took. A link that broke off is resumed from its checkpoints if it has
+    them. The links share one Ray cluster. Raises what the stages raise; ConfigError for anything wrong in any config
+    before the first link runs.
     """
     steps = plan(config, folder)
     keys, console = fingerprints(steps), Console()
     out = Path(config.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     state = _read_state(out)
-    to_do = [step for step in steps if not _is_done(step, state, keys)]
+    to_do: list[Step] = []
+    for step in steps:
+        if not _is_done(step, state, keys) or any(other.name in step.shows for other in to_do):
+            to_do.append(step)
     needed = max((step.kind.cpus(step.config) for step in to_do), default=0.0)
     with connect(RayConfig(), needed) if needed else nullcontext():
         for step in steps:
@@ -45,7 +49,8 @@ def run_pipeline(config: PipelineConfig, folder: Path) -> dict[str, dict[str, An
             write_json(out / STATE_FILE, state)
             started = time.monotonic()
             step.kind.run(step.config, begun)
-            state[step.name] |= {"finished": True, "seconds": round(time.monotonic() - started, 1)}
+            seconds = round(time.monotonic() - started, 1)
+            state[step.name] |= {"finished": True, "seconds": seconds, "at": round(time.time(), 3)}
             write_json(out / STATE_FILE, state)
     return state
 
@@ -57,5 +62,8 @@ def _read_state(out: Path) -> dict[str, dict[str, Any]]:
 
 def _is_done(step: Step, state: dict[str, dict[str, Any]], keys: dict[str, str]) -> bool:
     entry = state.get(step.name, {})
+    if not entry.get("finished") or entry["fingerprint"] != keys[step.name]:
+        return False
     there = all(Path(output.path).exists() for output in step.outputs.values())
-    return there and entry.get("finished", False) and entry["fingerprint"] == keys[step.name]
+    # A link that was done again, because what it had left was gone, has its old fingerprint.
+    return there and all(state.get(link, {}).get("at", 0.0) <= entry.get("at", 0.0) for link in step.shows)

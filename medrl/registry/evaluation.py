@@ -52,7 +52,9 @@ class Evaluation(_Figures):
     """The figures of one evaluated model."""
 
     model: str
+    model_sha256: str  # of config and weights: `medrl.lora.identity.model_hash`
     baseline: str | None = None
+    baseline_sha256: str | None = None
     seed: int
     results: tuple[Result, ...]
     rules: tuple[Rule, ...] = ()

@@ -50,10 +50,10 @@ def describe(model: Path, evaluation: Path | None = None, run: Path | None = Non
     template = _check_whole(model)
     merge = _read_json(model / MERGE_FILE)
     trained = _training_run(model, merge, run)
-    config = _read_yaml(trained / "config.yaml") if trained else {}
+    config, checksum = _read_yaml(trained / "config.yaml") if trained else {}, model_hash(model, afresh=True)
     merged = merge is not None or not trained or config.get("lora") is not None
     return Record(
-        checksum=model_hash(model, afresh=True),
+        checksum=checksum,
         files=other_files(model),
         template_hash=template,
         source=str(model.resolve()),
@@ -61,16 +61,21 @@ def describe(model: Path, evaluation: Path | None = None, run: Path | None = Non
         data=_data_hashes(config.get("data") or {}),
         merged=merged,
         merge=merge,
-        evaluation=_evaluation_of(model, evaluation),
+        evaluation=_evaluation_of(checksum, evaluation),
         registered_by=user_name(),
         registered_at=now(),
     )
 
 
 def find_evaluation(run: Path, model: Path) -> Path | None:
-    """The evaluation.json of `model` in the run or in a link of the pipeline. RegistryError if there are several."""
-    files = [folder / EVALUATION_FILE for folder in (run, *_links(run))]
-    found = [file for file in files if file.is_file() and _same(read_evaluation(file).model, model)]
+    """The evaluation.json of `model` in the run or in a link of the pipeline; else one of what was in its place before.
+
+    RegistryError if there are several.
+    """
+    files = [file for folder in (run, *_links(run)) if (file := folder / EVALUATION_FILE).is_file()]
+    read = {file: read_evaluation(file) for file in files}
+    found = [file for file in files if read[file].model_sha256 == model_hash(model)]
+    found = found or [file for file in files if Path(read[file].model).resolve() == model.resolve()]
     if len(found) > 1:
         raise RegistryError(f"{run} has several evaluations of {model}", got=", ".join(map(str, found)),
                             remedy="choose one with --evaluation")
@@ -164,19 +169,14 @@ def _data_hashes(section: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _evaluation_of(model: Path, file: Path | None) -> Evaluation | None:
+def _evaluation_of(checksum: str, file: Path | None) -> Evaluation | None:
     if file is None:
         return None
     evaluation = read_evaluation(file)
-    if not _same(evaluation.model, model):
-        raise RegistryError(f"{file} is the evaluation of another model", limit=str(model), got=evaluation.model)
-    if file.stat().st_mtime < max(weights.stat().st_mtime for weights in model.glob("*.safetensors")):
-        raise RegistryError(f"{file} is older than the weights in {model}", remedy="evaluate again")
+    if evaluation.model_sha256 != checksum:
+        raise RegistryError(f"{file} is the evaluation of another model, or of other weights", remedy="evaluate again",
+                            limit=f"sha256 {checksum}", got=f"sha256 {evaluation.model_sha256}, of {evaluation.model}")
     return evaluation
-
-
-def _same(path: str, model: Path) -> bool:
-    return Path(path).resolve() == model.resolve()
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ SUPERVISED_CHARTS = (
     ("Learning rate", "", {"training": "lr"}),
     ("Gradient norm", "", {"training": "grad_norm"}),
 )
-NOT_CHARTS = {"step", "steps", "epoch", "tokens", "seconds", "wall_time"}
+NOT_CHARTS = {"step", "steps", "epoch", "tokens", "seconds", "eval_seconds", "wall_time"}
 TITLES = {
     "pretrain": "continued pre-training", "sft": "supervised fine-tuning", "reward": "reward model", "dpo": "DPO",
     "ppo": "PPO", "evaluation": "evaluation", "merge": "merged model", "world": "demo data",
@@ -110,7 +110,7 @@ def _ppo(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
 def _supervised(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     drawn = {metric for _, _, lines in SUPERVISED_CHARTS for metric in lines.values()}
     others = dict.fromkeys(key for row in run.steps for key in row if key not in drawn | NOT_CHARTS)
-    charts = [*SUPERVISED_CHARTS, *((key.replace("_", " "), "", {"training": key}) for key in others)]
+    charts = [*SUPERVISED_CHARTS, *((key.replace("_", " "), "", {"held-out": key}) for key in others)]
     notice = "" if run.result else (
         f"The run broke off or is still going: {len(run.steps)} rows of metrics so far, no report.json.")
     return {"notice": notice, "facts": _facts(run.result), "charts": _charts(run.steps, charts)}

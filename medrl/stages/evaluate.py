@@ -14,6 +14,7 @@ from medrl.evaluation.bootstrap import Bootstrap
 from medrl.evaluation.measured import Answer
 from medrl.evaluation.metrics import METRICS
 from medrl.evaluation.safety import rule_counts
+from medrl.lora.identity import model_hash
 from medrl.models.loading import check_model_dir
 from medrl.rollout.base import check_context
 from medrl.run_dir import create_run_dir, write_json
@@ -45,6 +46,7 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         check_context(one.model, config.max_length)
     calibrations = check_sources(config.reward, calibrate=True) if config.reward else {}
     work = {name: encode_work(one, sets) for name, one in models.items()}
+    hashes = {f"{name}_sha256": model_hash(one.model.path) for name, one in models.items()}
     run_dir, timer = create_run_dir(config), Timer()
     with connect(config.ray, total_cpus(role_plans(config))):
         with launch_evaluators(config) as pool:
@@ -53,7 +55,7 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
             with timer("score"), launch_scorers(config, calibrations) as pool:
                 found = {name: _scored(pool, rows) for name, rows in found.items()}
     with timer("metrics"):
-        content = results(config, sets, found["model"], found.get("baseline"))
+        content = results(config, sets, found["model"], found.get("baseline")) | hashes
     content["seconds"] = {phase: round(seconds, 2) for phase, seconds in timer.seconds.items()}
     write_json(run_dir / RESULT_FILE, content)
     show(Console(), content, str(run_dir / RESULT_FILE))
@@ -96,7 +98,7 @@ def _scored(pool: Any, found: Measured) -> Measured:
 def results(
     config: EvaluateConfig, sets: Sequence[LoadedSet], model: Measured, baseline: Measured | None
 ) -> dict[str, Any]:
-    """The content of evaluation.json but for the seconds."""
+    """The content of evaluation.json but for the seconds and the models' hashes."""
     bootstrap = Bootstrap(config.bootstrap_samples, config.seed)
     content: dict[str, Any] = {
         "model": config.model.path, "baseline": config.baseline, "seed": config.seed,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from medrl.errors import ConfigError
 from medrl.tracking.console import ConsoleTracker
 from medrl.tracking.jsonl import JsonlTracker
+from medrl.tracking.lines import LineTracker
 from medrl.tracking.tensorboard import TensorBoardTracker
 
 
@@ -36,7 +37,7 @@ class RunInfo:
     """What a tracker may want to know about the run."""
 
     run_dir: Path
-    total_steps: int
+    total_steps: int | None  # None: each row says it (`steps`)
     resume_step: int | None  # the run continues after this step; None: it starts from nothing
 
 
@@ -46,9 +47,15 @@ def _mlflow(run: RunInfo) -> Tracker:
     return MlflowTracker(run.run_dir, run.resume_step)
 
 
+def _console(run: RunInfo) -> Tracker:
+    if run.total_steps is None:
+        return LineTracker(run.run_dir.name)
+    return ConsoleTracker(run.total_steps, run.resume_step)
+
+
 # Choose from these by `tracking: [...]` in a config.
 TRACKERS: dict[str, Callable[[RunInfo], Tracker]] = {
-    "console": lambda run: ConsoleTracker(run.total_steps, run.resume_step),
+    "console": _console,
     "jsonl": lambda run: JsonlTracker(run.run_dir, run.resume_step),
     "tensorboard": lambda run: TensorBoardTracker(run.run_dir, run.resume_step),
     "mlflow": _mlflow,
@@ -83,7 +90,7 @@ class Trackers:
 
 @contextmanager
 def open_tracker(
-    names: Sequence[str], run_dir: str | Path, total_steps: int, resume_step: int | None = None
+    names: Sequence[str], run_dir: str | Path, total_steps: int | None = None, resume_step: int | None = None
 ) -> Iterator[Tracker]:
     """The trackers `names`, open inside the block.
 

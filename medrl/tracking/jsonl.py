@@ -17,12 +17,11 @@ class JsonlTracker:
     """`metrics.jsonl` has one object a step (`step`, `wall_time`, then the metrics), `samples.jsonl` one an answer."""
 
     def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
-        self._metrics = _JsonLines(run_dir / "metrics.jsonl", resume_step)
-        self._samples = _JsonLines(run_dir / "samples.jsonl", resume_step)
+        self._metrics = JsonLines(run_dir / "metrics.jsonl", resume_step)
+        self._samples = JsonLines(run_dir / "samples.jsonl", resume_step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        values = {name: _number(value) for name, value in metrics.items()}
-        self._metrics.append([{"step": step, "wall_time": round(time.time(), 3)} | values])
+        self._metrics.append([metric_row(step, metrics)])
 
     def log_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         self._samples.append([{"step": step} | dict(row) for row in rows])
@@ -32,8 +31,8 @@ class JsonlTracker:
         self._samples.close()
 
 
-class _JsonLines:
-    """A file that grows by whole lines."""
+class JsonLines:
+    """A file that grows by whole lines. With `resume_step` it goes on after that step, else it starts empty."""
 
     def __init__(self, path: Path, resume_step: int | None) -> None:
         self._path = path
@@ -54,6 +53,12 @@ class _JsonLines:
 
     def close(self) -> None:
         self._file.close()
+
+
+def metric_row(step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """One row of metrics.jsonl."""
+    values = {name: _number(value) for name, value in metrics.items()}
+    return {"step": step, "wall_time": round(time.time(), 3)} | values
 
 
 def drop_later_steps(path: Path, last_step: int) -> None:

@@ -52,9 +52,9 @@ class MlflowTracker:
             if resume_step is not None and file.is_file():
                 self._id = json.loads(file.read_text(encoding="utf-8"))["run_id"]
                 self._client.update_run(self._id, status="RUNNING")
-                self._last = max((m.step for m in self._client.get_metric_history(self._id, STEP)), default=0)
+                self._last = max((m.step for m in self._client.get_metric_history(self._id, STEP)), default=-1)
             else:
-                self._id, self._last = self._start(settings, artifacts), 0
+                self._id, self._last = self._start(settings, artifacts), -1
                 file.write_text(json.dumps({"run_id": self._id}) + "\n", encoding="utf-8")
         self._open = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,17 @@ def function_scorer(source: RewardSource, _pool: RewardPoolConfig) -> Callable[[
         except Exception as error:
             raise RewardError(
                 f"reward source {source.name!r}: {source.function} raised",
-                got=f"{type(error).__name__}: {error}",
+                got=f"{type(error).__name__} at {_place(error)}",  # its own text may quote an answer
                 remedy="fix the function",
-            ) from error
+            ) from None
 
     return score
+
+
+def _place(error: Exception) -> str:
+    """File and line of every call from the function down to where it failed."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is our own call
+    return " → ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames) or "its call"
 
 
 def load_function(source: RewardSource) -> Callable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from medrl.data.templates import NAMES
 from medrl.errors import ConfigError, ModelError
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.run_dir import create_run_dir, write_json
+from medrl.tracking.base import check_trackers
 from medrl.workers.cluster import connect
+from medrl.workers.follow import following
 from medrl.workers.train import launch
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Job:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object for each optimizer step."""
+        """One JSON object for each optimizer step, and one for an evaluation before the first."""
         return self.folder / "metrics.jsonl"
 
     @property
@@ -89,21 +90,23 @@ def run_stage(
     """
     if config.training.eval_every and "eval" not in rows:
         raise ConfigError("training.eval_every needs held-out data", got="data.eval null", remedy="set data.eval")
+    check_trackers(config.tracking)
     started = time.monotonic()
     job = Job(stage, _with_absolute_paths(config), Path(config.run_dir).absolute())
     found = checkpoint.find(job.checkpoints, config_fingerprint(job.config)) if resume else None
     run_dir = create_run_dir(config, keep=found is not None)
     tables = {name: r.table for name, r in rows.items()}
-    with connect(config.ray, config.scaling.workers * config.scaling.cpus_per_worker):
-        outcome = launch(loop, job, tables, config.scaling, job.folder, _Progress(job, found[0] if found else 0).show)
-    report = {
-        "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),
-        "adapter": str(run_dir / job.adapter.name) if config.lora else None,
-        "rows": {name: {"used": r.table.num_rows, "dropped": r.dropped, "cut": r.cut, "tokens": r.tokens}
-                 for name, r in rows.items()},
-        **outcome, "seconds": round(time.monotonic() - started, 1),
-    }
-    write_json(run_dir / "report.json", report)
+    trackers = following(config.tracking, job.metrics, found[0] if found else None)
+    with connect(config.ray, config.scaling.workers * config.scaling.cpus_per_worker), trackers as follow:
+        outcome = launch(loop, job, tables, config.scaling, job.folder, follow)
+        report = {
+            "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),
+            "adapter": str(run_dir / job.adapter.name) if config.lora else None,
+            "rows": {name: {"used": r.table.num_rows, "dropped": r.dropped, "cut": r.cut, "tokens": r.tokens}
+                     for name, r in rows.items()},
+            **outcome, "seconds": round(time.monotonic() - started, 1),
+        }
+        write_json(run_dir / "report.json", report)  # before the trackers close: they may keep it
     return report
 
 
@@ -116,39 +119,6 @@ def _with_absolute_paths(config: SupervisedConfig) -> SupervisedConfig:
 
 def config_fingerprint(config: SupervisedConfig) -> dict[str, Any]:
     """The part of the config that a resumed run must share with the saved one."""
-    free = {"output_dir": True, "name": True, "ray": True, "checkpoint": True,
+    free = {"output_dir": True, "name": True, "ray": True, "checkpoint": True, "tracking": True, "mlflow": True,
             "scaling": {"max_failures", "cpus_per_worker", "threads_per_worker"}}
     return config.model_dump(mode="json", exclude=free)
-
-
-class _Progress:
-    """Prints about ten lines of a run's metrics.jsonl, and every evaluation, while a worker writes it."""
-
-    def __init__(self, job: Job, resumed_after: int = 0) -> None:
-        self.job = job
-        self.position, self.file = 0, 0  # where reading stopped, in which file
-        self.shown = (resumed_after, True)  # the last row: its step, whether it is an evaluation
-
-    def show(self) -> None:
-        if not self.job.metrics.exists():
-            return
-        with self.job.metrics.open("rb") as file:
-            if (number := os.fstat(file.fileno()).st_ino) != self.file:  # rewritten by workers that started again
-                self.file, self.position = number, 0
-            file.seek(self.position)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # still being written
-                self.position += len(line)
-                self._print(json.loads(line))
-
-    def _print(self, row: dict[str, Any]) -> None:
-        step, steps = row["step"], row["steps"]
-        if (key := (step, "eval_loss" in row)) <= self.shown:
-            return
-        self.shown = key
-        if "eval_loss" in row:
-            print(f"{self.job.stage} step {step}/{steps}  eval_loss {row['eval_loss']:.4f}", flush=True)
-        elif step in (1, steps) or step % max(1, steps // 10) == 0:
-            print(f"{self.job.stage} step {step}/{steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}"
-                  f"  {row['seconds']:.0f} s", flush=True)

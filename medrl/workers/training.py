@@ -64,11 +64,12 @@ def fit(
     The batches are the same for any number of workers, but for the last one of a pass: if the rows do not fill it, one
     worker takes what is left, and several fill it up with rows from the start of the pass.
     """
-    tokenizer, trained, log = load_tokenizer(job.config.model), manifest(model), StepLog(job, first_loss)
-    held_out = [HeldOut(job, measure)] if measure and job.config.training.eval_every else []
+    tokenizer, trained = load_tokenizer(job.config.model), manifest(model)
+    held_out = HeldOut(job, measure) if measure and job.config.training.eval_every else None
+    log = StepLog(job, first_loss, held_out)
     trainer: Any = checkpointing(trainer_class, job)(
         model=model, args=arguments, train_dataset=Dataset(InMemoryTable(table)), processing_class=tokenizer,
-        callbacks=[log, *held_out])
+        callbacks=[log])
     trainer.remove_callback(PrinterCallback)
     folder, state = newest(job) or (None, None)
     if state:
@@ -76,6 +77,7 @@ def fit(
     trainer.train(resume_from_checkpoint=folder)
     train_seconds = log.seconds
     if held_out:
+        held_out.check_better(trainer.state)
         load_trained_(model, job.best)
     merged = _save(job, trainer.model, tokenizer)
     return {

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from medrl.config.ppo import PpoConfig
+from medrl.config.common import TrackedConfig
 from medrl.tracking.base import TRACKERS, Trackers, open_tracker
 
 SETS = [
@@ -35,7 +35,7 @@ def names(
 
 
 def test_a_config_can_choose_each_of_them_and_no_other() -> None:
-    (choices,) = get_args(PpoConfig.model_fields["tracking"].annotation)
+    (choices,) = get_args(TrackedConfig.model_fields["tracking"].annotation)
     assert set(get_args(choices)) == set(TRACKERS)
 
 
@@ -47,6 +47,11 @@ def test_a_whole_run(names: Sequence[str], tmp_path: Path) -> None:
             tracker.log_samples(step, [{"answer": "rest", "score": 0.5}, {"answer": "", "score": -1.0}])
         tracker.close()
         tracker.close()
+
+
+def test_the_number_of_steps_may_be_unknown_at_the_start(names: Sequence[str], tmp_path: Path) -> None:
+    with open_tracker(names, tmp_path) as tracker:
+        tracker.log(1, METRICS | {"steps": 3.0})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.0, 1e-300, 1e300, 3])

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medrl.config.base import build_config
 from medrl.config.evaluate import EvaluateConfig
+from medrl.lora.identity import model_hash
 from tests.tiny import TEXT, save_policy, save_reward_model
 
 pytestmark = pytest.mark.ray
@@ -68,6 +69,7 @@ def result(content: dict, name: str, metric: str) -> dict:
 
 def test_every_metric_of_every_set_is_there_with_its_interval_and_baseline(content: dict, folder: Path) -> None:
     assert (content["model"], content["baseline"]) == (str(folder / "model"), str(folder / "baseline"))
+    assert content["model_sha256"] == model_hash(folder / "model") != content["baseline_sha256"]
     assert len(content["results"]) == 1 + 3 + 8 + 5 + 6
     for row in content["results"]:
         assert set(row) == {"set", "metric", "value", "low", "high", "n", "baseline"}

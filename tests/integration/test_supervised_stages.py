@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -13,12 +14,14 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from medrl.config.base import build_config
 from medrl.config.common import ScalingConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 from medrl.errors import CheckpointError, TrainingError, WorkerError
+from medrl.lora.identity import model_hash
 from medrl.models.export import load_calibration
 from tests.tiny import TEXT, save_policy
 
@@ -94,14 +97,15 @@ def sft(ray_cluster, base: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     folder = tmp_path_factory.mktemp("sft")
     data = {"train": write(folder / "train.jsonl", conversations(8)),
             "eval": write(folder / "eval.jsonl", conversations(5))}
-    return run_sft(build_config(SftConfig, values(folder, base, "sft", data, LORA, training={"epochs": 4.0})))
+    config = values(folder, base, "sft", data, LORA, training={"epochs": 4.0, "eval_every": 2})
+    return run_sft(build_config(SftConfig, config | {"tracking": ["console", "jsonl", "tensorboard", "mlflow"]}))
 
 
 def test_sft_learns_and_hands_over_a_merged_model(sft: dict, base: Path) -> None:
     run = Path(sft["model"]).parent
     assert Path(sft["model"]) == run / "merged" and (run / "adapter/adapter_model.safetensors").is_file()
     assert json.loads((run / "report.json").read_text()) == sft and (run / "config.yaml").is_file()
-    assert [row["step"] for row in metrics(sft)] == [1, 2, 3, 4] and sft["steps"] == 4
+    assert [row["step"] for row in metrics(sft)] == [0, 1, 2, 3, 4] and sft["steps"] == 4
     assert sft["loss_last"] < sft["loss_first"] - 0.1
     templates = [AutoTokenizer.from_pretrained(path).chat_template for path in (base, sft["model"], sft["adapter"])]
     assert templates[0] == templates[1] == templates[2]
@@ -110,12 +114,33 @@ def test_sft_learns_and_hands_over_a_merged_model(sft: dict, base: Path) -> None
 
 def test_only_assistant_tokens_enter_the_loss(sft: dict, base: Path) -> None:
     # All eight rows are one batch, in two micro-batches of different token counts: the first loss is the base model's.
-    assert metrics(sft)[0]["loss"] == pytest.approx(answer_loss(str(base), conversations(8)), rel=1e-5)
+    assert metrics(sft)[1]["loss"] == pytest.approx(answer_loss(str(base), conversations(8)), rel=1e-5)
 
 
 def test_the_reported_loss_is_that_of_the_model_handed_over(sft: dict) -> None:
     assert sft["eval_loss"] == pytest.approx(answer_loss(sft["model"], conversations(5)), rel=1e-5)
     assert sft["eval_perplexity"] == pytest.approx(np.exp(sft["eval_loss"]))
+
+
+def test_every_tracker_has_every_step_and_evaluation(sft: dict, base: Path) -> None:
+    run, rows = Path(sft["model"]).parent, {row["step"]: row for row in metrics(sft)}
+    assert [step for step, row in rows.items() if "eval_loss" in row] == [0, 2, 4]
+    assert rows[0]["eval_loss"] == pytest.approx(answer_loss(str(base), conversations(5)), rel=1e-5)
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    with sqlite3.connect(run.parent / "mlflow.db") as database:
+        logged = database.execute("SELECT step, value FROM metrics WHERE key = ? ORDER BY step", ("loss",)).fetchall()
+        held_out = database.execute("SELECT step, value FROM metrics WHERE key = 'eval_loss' ORDER BY step").fetchall()
+        tags = dict(database.execute("SELECT key, value FROM tags").fetchall())
+        params = dict(database.execute("SELECT key, value FROM params").fetchall())
+        assert database.execute("SELECT name, status FROM runs").fetchall() == [("sft", "FINISHED")]
+    assert logged == [(step, rows[step]["loss"]) for step in (1, 2, 3, 4)]
+    assert held_out == [(step, rows[step]["eval_loss"]) for step in (0, 2, 4)]
+    for key, points in (("loss", logged), ("eval_loss", held_out)):
+        assert [(e.step, e.value) for e in events.Scalars(key)] == [(s, pytest.approx(v, rel=1e-6)) for s, v in points]
+    assert tags["medrl.base_model.sha256"] == model_hash(base) and params["training.eval_every"] == "2"
+    assert {"medrl.data.train.sha256", "medrl.data.eval.sha256", "medrl.version"} <= tags.keys()
+    assert {path.name for path in (run.parent / "mlartifacts").rglob("*.*")} == {"config.yaml", "report.json"}
 
 
 @pytest.fixture(scope="module")

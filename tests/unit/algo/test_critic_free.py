@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medrl.algo.critic_free import GROUP_ADVANTAGES, returns_to_go
 from medrl.algo.experience import make_experience
-from medrl.config.ppo import AlgorithmConfig
+from medrl.config.algorithm import AlgorithmConfig
 from medrl.config.rewards import RewardShaping
 from tests.unit.algo.test_experience import make_batch
 

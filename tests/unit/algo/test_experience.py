@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrl.algo.experience import make_experience
-from medrl.config.ppo import AlgorithmConfig, KlConfig
+from medrl.config.algorithm import AlgorithmConfig, KlConfig
 from medrl.config.rewards import RewardShaping
 from medrl.types import RolloutBatch
 

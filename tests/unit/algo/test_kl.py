@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medrl.algo.kl import AdaptiveKl, FixedKl, kl_estimate, make_kl_controller
-from medrl.config.ppo import KlConfig
+from medrl.config.algorithm import KlConfig
 
 
 def two_distributions(dtype=torch.float64):

@@ -21,6 +21,10 @@ def run(out: Path, links: dict | None = None, **values) -> dict:
     return run_pipeline(build_config(PipelineConfig, values), out)
 
 
+def interrupt(*args) -> None:
+    raise KeyboardInterrupt
+
+
 def made(out: Path) -> int:
     return (out / "world/world.json").stat().st_mtime_ns
 
@@ -45,6 +49,29 @@ def test_a_page_is_made_once_and_again_when_what_it_shows_is(tmp_path: Path) -> 
     run(tmp_path, links)
     assert page.stat().st_mtime_ns == time
     run(tmp_path, links, seed=1)
+    assert page.stat().st_mtime_ns > time
+
+
+def test_a_page_is_made_again_when_a_link_is_done_again_only_for_what_was_gone(tmp_path: Path, monkeypatch) -> None:
+    links = {"world": {"stage": "world"}, "page": {"stage": "report", "set": {"runs": ["${world.run}"]}}}
+    run(tmp_path, links)
+    page = tmp_path / "page/report.html"
+    for broken_off in (False, True):
+        time = page.stat().st_mtime_ns
+        shutil.rmtree(tmp_path / "world/base")
+        if broken_off:  # after the world, before the page
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr("medrl.pipeline.kinds.write_report", interrupt)
+                run(tmp_path, links)
+            state = json.loads((tmp_path / "pipeline.json").read_text())
+            assert state["world"]["finished"] and not state["page"]["finished"]
+        run(tmp_path, links)
+        assert page.stat().st_mtime_ns > time
+    state = json.loads((tmp_path / "pipeline.json").read_text())
+    state["page"]["at"] = state["world"]["at"] - 1  # the world was done without the page
+    (tmp_path / "pipeline.json").write_text(json.dumps(state))
+    time = page.stat().st_mtime_ns
+    run(tmp_path, links)
     assert page.stat().st_mtime_ns > time
 
 

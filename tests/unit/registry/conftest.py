@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from medrl.config.registry import RegistryConfig
+from medrl.lora.identity import model_hash
 from tests.tiny import save_policy, save_prompts
 
 
@@ -44,7 +45,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def evaluation(model: Path, reward: float = 1.0, passed: int = 10, low: float | None = 0.5) -> dict:
     """What `medrl evaluate` leaves."""
     return {
-        "model": str(model), "baseline": None, "seed": 3,
+        "model": str(model), "model_sha256": model_hash(model), "baseline": None, "seed": 3,
         "results": [{"set": "heldout", "metric": "reward", "value": reward, "low": low, "high": 2.0, "n": 12,
                      "baseline": None}],
         "rules": [{"set": "safety", "rule": "escalates", "passed": passed, "total": 10, "baseline_passed": None}],

@@ -121,7 +121,7 @@ def test_only_the_evaluation_of_this_model_counts(run: Path, evaluate) -> None:
     assert find_evaluation(pipeline(run.parent, "ppo"), run / "merged") == file
     shutil.copytree(run, run.with_name("ppo.1"))  # an earlier result, moved aside by the pipeline
     assert find_evaluation(run.parent, run / "merged") == file
-    other = json.loads(file.read_text()) | {"model": str(run / "adapter")}
+    other = json.loads(file.read_text()) | {"model": str(run / "adapter"), "model_sha256": "0" * 64}
     (run / "adapter/evaluation.json").write_text(json.dumps(other))
     pipeline(run, "adapter")
     assert find_evaluation(run, run / "merged") == file
@@ -132,12 +132,22 @@ def test_only_the_evaluation_of_this_model_counts(run: Path, evaluate) -> None:
         find_evaluation(run, run / "merged")
 
 
-def test_an_evaluation_of_earlier_weights_does_not_count(run: Path, evaluate) -> None:
+def test_an_evaluation_of_other_weights_in_the_same_place_is_refused(run: Path, evaluate) -> None:
     file, weights = evaluate(run), run / "merged/model.safetensors"
-    later = file.stat().st_mtime + 1
-    os.utime(weights, (later, later))
-    with pytest.raises(RegistryError, match="older than the weights"):
+    before = weights.stat()
+    save_file({name: tensor * 1.001 for name, tensor in load_file(weights).items()}, weights)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))  # no time says so
+    assert find_evaluation(run, run / "merged") == file
+    with pytest.raises(RegistryError, match="of other weights") as caught:
         describe(run / "merged", file)
+    assert model_hash(run / "merged") in caught.value.limit
+
+
+def test_an_evaluation_goes_with_the_weights_wherever_they_are(run: Path, evaluate) -> None:
+    file = evaluate(run)
+    merged = Path(shutil.move(run / "merged", run / "elsewhere"))
+    assert find_evaluation(run, merged) == file
+    assert describe(merged, file).evaluation is not None
 
 
 @pytest.mark.parametrize("text", ["{", '{"model": "my patient X"}', '{"results": "my patient X"}', "[]"])

@@ -133,6 +133,11 @@ def test_evaluation_in_training_needs_held_out_data(model: str, tmp_path: Path) 
         run_sft(build_config(SftConfig, values | {"data": {"train": train}, "output_dir": str(tmp_path)}))
 
 
+def test_the_trackers_need_the_log_they_follow(model: str) -> None:
+    with pytest.raises(ConfigError, match="tracking must have jsonl"):
+        build_config(PretrainConfig, config_values(model) | {"tracking": ["console", "mlflow"]})
+
+
 @pytest.mark.parametrize(("training", "why"), [
     ({"patience": 2}, "set eval_every"), ({"eval_every": 2, "zero_stage": 3}, "zero_stage 0, 1 or 2")])
 def test_impossible_evaluations_are_refused(model: str, training: dict, why: str) -> None:

@@ -16,7 +16,7 @@ from medrl.config.base import build_config
 from medrl.config.common import SupervisedConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 from medrl.data.tables import pair_rows
-from medrl.errors import CheckpointError
+from medrl.errors import CheckpointError, TrainingError
 from medrl.lora.reference import ReferenceSpec
 from medrl.models.loading import load_tokenizer
 from medrl.stages import dpo, pretrain, reward, sft
@@ -42,15 +42,16 @@ def job(stage: str, base: Path, folder: Path, lora: dict | None, every: int | No
     return Job(stage, build_config(CONFIGS[stage], values), folder)
 
 
-def tables(stage: str, own: Job, folder: Path, against: bool = False) -> dict:
-    """Twelve rows to train on, and four held out; `against`: which are the worse for it."""
+def tables(stage: str, own: Job, folder: Path, against: int = 0) -> dict:
+    """Twelve rows to train on, and four held out, of which the first `against` are the worse for it."""
     tokenizer, found = load_tokenizer(own.config.model), {}
     for name, count in {"train": 12, "eval": 4}.items():
         rows = []
         for i in range(count):
-            answer = TEXT[1] if against and name == "eval" else "Rest. " * (1 + i % 3)
+            worse = name == "eval" and i < against
+            answer = TEXT[1] if worse else "Rest. " * (1 + i % 3)
             sides = ["See a doctor. " * (1 + i % 3), "Never mind."]
-            chosen, rejected = sides[::-1] if against and name == "eval" else sides
+            chosen, rejected = sides[::-1] if worse else sides
             rows.append({"pretrain": {"text": f"{i}: {answer}"},
                          "sft": {"prompt": f"What ({i})?", "response": answer}}.get(
                 stage, {"prompt": f"What ({i})?", "chosen": chosen, "rejected": rejected}))
@@ -62,10 +63,11 @@ def tables(stage: str, own: Job, folder: Path, against: bool = False) -> dict:
 
 
 def rows_of(own: Job) -> tuple[list[dict], list[dict]]:
-    """Training rows and evaluation rows of metrics.jsonl, without what a clock gave."""
+    """Rows with a loss, and rows with one on held-out data, of metrics.jsonl, without what a clock gave."""
     rows = [json.loads(line) for line in own.metrics.read_text().splitlines()]
     for row in rows:
-        del row["seconds"]
+        for clock in ("seconds", "eval_seconds", "wall_time"):
+            row.pop(clock, None)
     return [row for row in rows if "loss" in row], [row for row in rows if "eval_loss" in row]
 
 
@@ -78,7 +80,7 @@ def test_a_run_that_broke_off_goes_on_as_if_it_had_not(stage: str, lora, base: P
     steps, evaluations = rows_of(own)
     weights = load_file(own.model / "model.safetensors")
     saved = sorted(path.name for path in own.checkpoints.iterdir())
-    assert len(steps) == len(evaluations) == whole["steps"] >= 6 and saved[:2] == ["step-000002", "step-000004"]
+    assert len(steps) == len(evaluations) - 1 == whole["steps"] >= 6 and saved[:2] == ["step-000002", "step-000004"]
     for name in saved[1:]:
         shutil.rmtree(own.checkpoints / name)
     again = LOOPS[stage](own, data)
@@ -90,15 +92,27 @@ def test_a_run_that_broke_off_goes_on_as_if_it_had_not(stage: str, lora, base: P
 
 @pytest.mark.parametrize(("stage", "lora"), CASES, ids=IDS)
 def test_the_best_weights_are_saved_and_patience_ends_the_run(stage: str, lora, base: Path, tmp_path: Path) -> None:
-    own = job(stage, base, tmp_path / "run", lora, eval_every=2, patience=2, epochs=40.0, lr=5e-2, schedule="constant")
-    outcome = LOOPS[stage](own, tables(stage, own, tmp_path, against=True))
+    own = job(stage, base, tmp_path / "run", lora, eval_every=2, patience=2, epochs=40.0, schedule="constant")
+    outcome = LOOPS[stage](own, tables(stage, own, tmp_path, against=1))
     _, evaluations = rows_of(own)
     losses = [row["eval_loss"] for row in evaluations]
     best = losses.index(min(losses))
-    assert [row["step"] for row in evaluations] == list(range(2, outcome["steps"] + 1, 2))
+    assert [row["step"] for row in evaluations] == list(range(0, outcome["steps"] + 1, 2))
     assert len(losses) == best + 3 and outcome["steps"] < 120
-    assert outcome["best_step"] == 2 * (best + 1) and outcome["eval_loss"] == pytest.approx(min(losses), rel=1e-4)
+    assert outcome["best_step"] == 2 * best > 0 and outcome["eval_loss"] == pytest.approx(min(losses), rel=1e-4)
     assert not own.best.exists()
+
+
+@pytest.mark.parametrize(("stage", "lora"), [("pretrain", None), ("dpo", LORA)], ids=["pretrain", "dpo"])
+def test_a_run_that_makes_nothing_better_says_so(stage: str, lora, base: Path, tmp_path: Path) -> None:
+    # The first step of the warm-up has no learning rate yet: its weights are the base's, and those after it are worse.
+    own = job(stage, base, tmp_path / "run", lora, eval_every=1, patience=2, warmup_ratio=0.2, lr=1.0)
+    with pytest.raises(TrainingError, match="training made nothing better") as error:
+        LOOPS[stage](own, tables(stage, own, tmp_path, against=4))
+    _, evaluations = rows_of(own)
+    assert evaluations[0]["eval_loss"] == evaluations[1]["eval_loss"] < evaluations[2]["eval_loss"]
+    assert f"{evaluations[0]['eval_loss']:.6f}" in error.value.limit and "training.lr" in error.value.remedy
+    assert not own.model.exists()
 
 
 def first_losses(base: Path, folder: Path, **training) -> float:

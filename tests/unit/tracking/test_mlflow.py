@@ -99,6 +99,12 @@ def test_a_resumed_run_goes_on_in_the_same_place_and_leaves_no_step_twice(run_di
     assert steps == [(1,), (2,), (3,), (4,)]
 
 
+def test_the_evaluation_before_the_first_step_is_a_step(run_dir: Path, tmp_path: Path) -> None:
+    log(run_dir, [0, 1])
+    log(run_dir, [1, 2], resume_step=0)
+    assert read(tmp_path, "SELECT step FROM metrics WHERE key = 'rollout/score_mean'") == [(0,), (1,), (2,)]
+
+
 def test_a_run_that_starts_anew_is_another(run_dir: Path, tmp_path: Path) -> None:
     log(run_dir, [1])
     log(run_dir, [1])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 import types
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +62,24 @@ def test_a_failing_function_is_a_reward_error(scorer_of, name: str, words: str) 
     with pytest.raises(RewardError, match=words) as caught:
         scorer_of(name)(REQUESTS)
     assert "'mine'" in str(caught.value)
+
+
+def test_what_a_function_says_of_an_answer_is_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "leaking_rewards.py").write_text(
+        "def first(text):\n    raise ValueError(f'cannot score {text}')\n\n\n"
+        "def score(messages, answers):\n    return [first(answer) for answer in answers]\n\n\n"
+        "def alone(messages):\n    return messages\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    secret = "Jane Doe, born 1961"
+    for name, place in (("score", "ValueError at leaking_rewards.py:6"), ("alone", "TypeError at its call")):
+        source = RewardSource(name="mine", function=f"leaking_rewards:{name}")
+        with pytest.raises(RewardError) as caught:
+            make_scorer(source, RewardPoolConfig(sources=[source]))([ScoreRequest((), secret, True)])
+        assert place in caught.value.got
+        assert secret not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(RewardError, match=r"leaking_rewards.py:6 → .*leaking_rewards.py:2"):
+        source = RewardSource(name="mine", function="leaking_rewards:score")
+        make_scorer(source, RewardPoolConfig(sources=[source]))([ScoreRequest((), secret, True)])
 
 
 @pytest.mark.parametrize("name", ["missing", "constant"])

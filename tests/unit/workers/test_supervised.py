@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from medrl.config.base import build_config
 from medrl.config.supervised import PretrainConfig
 from medrl.errors import DataError, TrainingError, WorkerError
-from medrl.workers.callbacks import StepLog
+from medrl.workers.callbacks import HeldOut, StepLog
 from medrl.workers.evaluation import batches
-from medrl.workers.supervised import Job, _Progress, config_fingerprint
+from medrl.workers.supervised import Job, config_fingerprint
 from medrl.workers.train import _cause
 from medrl.workers.training import training_arguments
 
@@ -51,23 +51,41 @@ def logged(step: int, **changes) -> dict:
 
 
 def state(step: int, rank: int = 0) -> SimpleNamespace:
-    return SimpleNamespace(global_step=step, max_steps=20, is_world_process_zero=rank == 0)
+    return SimpleNamespace(global_step=step, max_steps=20, is_world_process_zero=rank == 0, log_history=[],
+                           best_metric=None, best_global_step=None)
 
 
-def test_each_step_is_logged_and_about_ten_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_each_step_is_one_row_of_rank_0(tmp_path: Path) -> None:
     log, other = StepLog(job(tmp_path)), StepLog(job(tmp_path))
-    progress = _Progress(job(tmp_path))
-    progress.show()
-    for step in range(1, 21):
-        log.on_log(None, state(step), None, logged(step))
-        other.on_log(None, state(step, rank=1), None, logged(step))
-        progress.show()
-    log.on_log(None, state(20), None, {"train_loss": 2.0, "train_runtime": 1.0})
+    for rank, one in enumerate((log, other)):
+        one.on_train_begin(None, state(0, rank), None)
+        for step in range(1, 21):
+            one.on_log(None, state(step, rank), None, logged(step))
+        one.on_log(None, state(20, rank), None, {"train_loss": 2.0, "train_runtime": 1.0})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 21))
-    assert rows[2].keys() == {"step", "steps", "epoch", "loss", "grad_norm", "lr", "tokens", "seconds"}
-    assert log.tokens == 140
-    assert len(capsys.readouterr().out.splitlines()) == 11
+    assert rows[2].keys() == {
+        "step", "wall_time", "steps", "epoch", "loss", "grad_norm", "lr", "tokens", "seconds"}
+    assert log.tokens == other.tokens == 140
+
+
+def test_an_evaluation_is_part_of_its_step_s_row(tmp_path: Path) -> None:
+    class Model:
+        def eval(self) -> None: ...
+        def train(self) -> None: ...
+
+    own = job(tmp_path, training={"eval_every": 2}, data={"train": "a.txt", "eval": "b.txt"})
+    figures = {"eval_loss": 0.5, "accuracy": 0.75, "accuracy_interval": [0.5, 0.9]}
+    log = StepLog(own, held_out=HeldOut(own, lambda model: dict(figures)))
+    trainer = state(0)
+    log.on_train_begin(None, trainer, None, model=Model())
+    for trainer.global_step in (1, 2):
+        log.on_log(None, trainer, None, logged(trainer.global_step), model=Model())
+    before, first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    measured = {"eval_loss", "accuracy", "accuracy_low", "accuracy_high", "eval_seconds"}
+    assert before.keys() == {"step", "wall_time", "steps"} | measured and before["step"] == 0
+    assert first.keys() == second.keys() - measured and (second["accuracy_low"], second["accuracy_high"]) == (0.5, 0.9)
+    assert trainer.best_global_step == 0  # never better than before
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
@@ -77,42 +95,10 @@ def test_a_number_that_is_not_finite_stops_training_and_names_the_step(tmp_path:
         StepLog(job(tmp_path)).on_log(None, state(3, rank=1), None, logged(3, **{name: value}))
 
 
-def test_a_half_written_line_waits_until_it_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    row = json.dumps({"step": 1, "steps": 1, "loss": 1.0, "lr": 0.1, "seconds": 0.0}) + "\n"
-    progress, file = _Progress(job(tmp_path)), tmp_path / "metrics.jsonl"
-    file.write_text(row[:9])
-    progress.show()
-    assert capsys.readouterr().out == ""
-    file.write_text(row)
-    progress.show()
-    progress.show()
-    assert len(capsys.readouterr().out.splitlines()) == 1
-
-
-def test_workers_that_start_again_show_no_step_twice_and_every_evaluation(
-        tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    def row(step: int, **figures) -> str:
-        return json.dumps({"step": step, "steps": 4, "loss": 1.0, "lr": 0.1, "seconds": 0.0} | figures) + "\n"
-
-    held_out = json.dumps({"step": 2, "steps": 4, "eval_loss": 0.5, "seconds": 0.0}) + "\n"
-    progress, file = _Progress(job(tmp_path), resumed_after=1), tmp_path / "metrics.jsonl"
-    file.write_text(row(1) + row(2) + held_out + row(3))
-    progress.show()
-    again = tmp_path / "again"
-    again.write_text(row(1) + row(2) + held_out)
-    again.replace(file)
-    progress.show()
-    with file.open("a") as log:
-        log.write(row(3) + row(4))
-    progress.show()
-    shown = [line.split("  ")[:2] for line in capsys.readouterr().out.splitlines()]
-    assert shown == [["pretrain step 2/4", "loss 1.0000"], ["pretrain step 2/4", "eval_loss 0.5000"],
-                     ["pretrain step 3/4", "loss 1.0000"], ["pretrain step 4/4", "loss 1.0000"]]
-
-
 def test_a_resumed_run_may_differ_in_where_and_how_it_runs_only() -> None:
     plain = config_fingerprint(job().config)
-    free = {"output_dir": "x", "ray": {"num_cpus": 3}, "checkpoint": {"every": 7},
+    free = {"output_dir": "x", "tracking": ["jsonl"], "mlflow": {"uri": "http://mlflow:5000"},
+            "ray": {"num_cpus": 3}, "checkpoint": {"every": 7},
             "scaling": {"max_failures": 2, "threads_per_worker": 1, "cpus_per_worker": 0.5}}
     assert config_fingerprint(job(**free).config) == plain
     for other in ({"seed": 1}, {"training": {"lr": 1.0}}, {"scaling": {"workers": 2}}, {"model": {"path": "n"}}):
