@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -49,12 +50,12 @@ class Tab:
                 return answer["result"]
             self.events.append(answer)
 
-    def open(self, file: Path, width: int) -> None:
-        """Load a file as a screen of `width` pixels shows it."""
+    def open(self, url: str, width: int) -> None:
+        """Load a page as a screen of `width` pixels shows it."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1,
                   mobile=width < 600)
         self.events.clear()
-        self.call("Page.navigate", url=file.resolve().as_uri())
+        self.call("Page.navigate", url=url)
         deadline = time.monotonic() + TIMEOUT
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next(deadline))
@@ -64,6 +65,49 @@ class Tab:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Until a JavaScript expression is true."""
+        deadline = time.monotonic() + TIMEOUT
+        while not self.value(expression):
+            assert time.monotonic() < deadline, f"never true: {expression}; {self.value('document.body.innerText')}"
+            time.sleep(0.02)
+
+    def type(self, text: str) -> None:
+        """Type into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def press(self, key: str, modifiers: int = 0) -> None:
+        """Press a key by its name; `modifiers`: 8 is Shift."""
+        text = {"Enter": "\r", "Space": " "}.get(key, "")
+        code = {"Enter": 13, "Tab": 9, "Escape": 27, "Space": 32}[key]
+        named = {"key": text if key == "Space" else key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, modifiers=modifiers, **named)
+        self.call("Input.dispatchKeyEvent", type="keyUp", modifiers=modifiers, **named)
+
+    def trouble(self) -> list[dict[str, Any]]:
+        """What the console shows of the page, and its uncaught exceptions."""
+        names = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+        return [event for event in self.events if event["method"] in names]
+
+    def requested(self) -> list[str]:
+        """The URLs the page has asked for."""
+        urls = [event["params"]["request"]["url"] for event in self.events
+                if event["method"] == "Network.requestWillBeSent"]
+        return [url for url in urls if not url.startswith("data:")]
+
+    def colours(self, *names: str) -> list[str]:
+        """The page's CSS variables."""
+        return self.value(f"(s => {json.dumps(names)}.map(n => s.getPropertyValue(n).trim()))"
+                          "(getComputedStyle(document.documentElement))")
+
+    def scheme(self, name: str) -> None:
+        """Light or dark, from the next page on."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+
+    def screenshot(self, file: Path) -> None:
+        """The screen as PNG."""
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def _next(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self._rest:
@@ -94,3 +138,14 @@ def tab(binary: str, profile: Path) -> Iterator[Tab]:
         process.wait(timeout=TIMEOUT)
         os.close(to_write)
         os.close(from_read)
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2.2, from #rrggbb."""
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
