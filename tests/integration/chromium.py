@@ -17,6 +17,21 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 TIMEOUT = 60.0  # seconds for one answer
+CONTROLS = {"button", "textbox", "checkbox", "spinbutton", "link", "DisclosureTriangle", "radio", "combobox", "form"}
+TEXTS = """(() => {
+  const hex = (c) => "#" + c.match(/\\d+/g).slice(0, 3).map((n) => Number(n).toString(16).padStart(2, "0")).join("");
+  const ground = (e) => {
+    const colour = getComputedStyle(e).backgroundColor;
+    return colour.startsWith("rgba") && colour.endsWith(" 0)") ? ground(e.parentElement) : hex(colour);
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), rows = [];
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
+    if (text && e.checkVisibility() && e.closest("button:disabled, .hidden, script") === null)
+      rows.push([text, hex(getComputedStyle(e).color), ground(e)]);
+  }
+  return rows;
+})()"""
 
 
 def find_chromium() -> str | None:
@@ -100,6 +115,17 @@ class Tab:
         """The page's CSS variables."""
         return self.value(f"(s => {json.dumps(names)}.map(n => s.getPropertyValue(n).trim()))"
                           "(getComputedStyle(document.documentElement))")
+
+    def texts(self) -> list[tuple[str, str, str]]:
+        """Every text that is seen, its colour, and that of the nearest ground behind it, as #rrggbb."""
+        return [tuple(row) for row in self.value(TEXTS)]
+
+    def nameless(self) -> list[str]:
+        """The roles of the fields and buttons that a screen reader has no name for."""
+        nodes = self.call("Accessibility.getFullAXTree")["nodes"]
+        roles = [(node.get("role", {}).get("value"), node.get("name", {}).get("value")) for node in nodes
+                 if not node["ignored"]]
+        return [role for role, name in roles if role in CONTROLS and not name]
 
     def scheme(self, name: str) -> None:
         """Light or dark, from the next page on."""

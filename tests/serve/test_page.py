@@ -34,7 +34,7 @@ def test_the_page_is_open_and_may_load_nothing_from_elsewhere(prefix: str) -> No
         assert "unsafe" not in said.headers["content-security-policy"] and "http" not in said.text.replace("HTTP", "")
 
 
-@pytest.mark.parametrize("path", ["../page.py", "%2e%2e/page.py", "..%2f..%2fpyproject.toml", "none.js", "//etc/passwd"])
+@pytest.mark.parametrize("path", ["../page.py", "%2e%2e/page.py", "none.js", "//etc/passwd"])
 def test_no_other_file_is_served(path: str) -> None:
     assert ask(service(), "GET", f"/playground/{path}").status_code in (401, 404)
 
