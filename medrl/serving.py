@@ -6,6 +6,7 @@ import importlib
 import logging
 import socket
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from medrl.config.common import ModelConfig
@@ -15,43 +16,57 @@ from medrl.data.chat import check_tokenizer
 from medrl.errors import ConfigError, WorkerError
 from medrl.models.export import load_calibration
 from medrl.models.loading import check_model_dir, load_tokenizer
+from medrl.registry.store import Registry
 from medrl.workers.cluster import connect
 from medrl.workers.interrupt import Interrupted, Interrupts
 
-CHAT_APP, REWARD_APP = "serve.app:build", "serve.reward:build"
+CHAT_APP, CANDIDATE_APP, REWARD_APP = "serve.app:build", "serve.app:build_candidate", "serve.reward:build"
 APP_NAME = "medrl"
 CPUS_OF_SERVE = 1.0  # Ray Serve's own controller and proxy
+Apps = Mapping[str, tuple[str, str]]  # name → (path it is served at, import path of what builds it)
 
 
 def run_serve(config: ServeConfig) -> None:
     """The OpenAI API of a language model. Raises as `run_service` does."""
-    run_service(config, CHAT_APP, f"model {config.name}", "v1")
+    apps = {APP_NAME: ("/", CHAT_APP)}
+    if config.candidate:
+        apps[f"{APP_NAME}-candidate"] = ("/candidate", CANDIDATE_APP)
+    run_service(config, first_model(config), apps, f"model {config.name}", "v1")
 
 
 def run_serve_reward(config: ServeRewardConfig) -> None:
     """The scores of a reward model. Raises as `run_service` does."""
     kind = "calibrated" if load_calibration(config.model) else "raw: the model has no calibration.json"
-    run_service(config, REWARD_APP, f"scores ({kind})", "score")
+    run_service(config, config.model, {APP_NAME: ("/", REWARD_APP)}, f"scores ({kind})", "score")
 
 
-def run_service(config: ServiceConfig, app: str, what: str, path: str) -> None:
-    """Serve `app` until SIGINT or SIGTERM; requests that run then are finished. Says `what` is at which `path`.
+def first_model(config: ServeConfig) -> str:
+    """The directory that is served at the start. RegistryError when there is no champion, or not as registered."""
+    return str(Registry(config.registry).resolve("champion").path) if config.registry else str(config.model)
 
-    Raises ConfigError or ModelError before anything starts, WorkerError when Ray Serve cannot start it.
+
+def run_service(config: ServiceConfig, model: str, apps: Apps, what: str, path: str) -> None:
+    """Serve `apps` until SIGINT or SIGTERM; requests that run then are finished. Says `what` is at which `path`.
+
+    `model`: directory of the (first) model. Raises ConfigError or ModelError before anything starts, WorkerError when
+    Ray Serve cannot start it.
     """
-    check_model_dir(config.model)
-    check_tokenizer(load_tokenizer(ModelConfig(path=config.model)))  # its template is the one it was trained with
+    check_model_dir(model)
+    check_tokenizer(load_tokenizer(ModelConfig(path=model)))  # its template is the one it was trained with
     load_keys(config)
     check_port(config.host, config.port)
-    cpus = config.replicas * config.cpus_per_replica + CPUS_OF_SERVE
-    with connect(config.ray, cpus), Interrupts().installed():  # in this order: Ray installs signal handlers of its own
+    replicas = config.replicas + len(apps) - 1
+    with (
+        connect(config.ray, replicas * config.cpus_per_replica + CPUS_OF_SERVE),
+        Interrupts().installed(),  # in this order: Ray installs signal handlers of its own
+    ):
         try:
-            _serve(config, app, f"{what} at http://{config.host}:{config.port}/{path}")
+            _serve(config, apps, f"{what} at http://{config.host}:{config.port}/{path}")
         except Interrupted as interrupt:
             raise SystemExit(interrupt.exit_code) from None
 
 
-def _serve(config: ServiceConfig, app: str, ready: str) -> None:
+def _serve(config: ServiceConfig, apps: Apps, ready: str) -> None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
@@ -59,13 +74,15 @@ def _serve(config: ServiceConfig, app: str, ready: str) -> None:
     try:
         serve.start(http_options={"host": config.host, "port": config.port})
         try:
-            serve.run(import_path(app)(config), name=APP_NAME)
+            for name, (prefix, app) in apps.items():
+                serve.run(import_path(app)(config), name=name, route_prefix=prefix)
             print(ready, flush=True)
             threading.Event().wait()
         except RuntimeError as error:
             raise WorkerError("the model did not start", got=_replica_error() or str(error)) from None
         finally:
-            serve.delete(APP_NAME)  # waits for running requests; the end of the local cluster would cut them off
+            for name in apps:  # waits for running requests; the end of the local cluster would cut them off
+                serve.delete(name)
     except (RayServeException, RuntimeError, TimeoutError) as error:
         raise WorkerError("Ray Serve did not start", got=str(error)[:500]) from None
 
@@ -74,8 +91,8 @@ def _replica_error() -> str:
     """The end of the traceback that Ray Serve keeps of a replica that failed."""
     from ray import serve
 
-    application = serve.status().applications.get(APP_NAME)
-    messages = [deployment.message for deployment in application.deployments.values()] if application else []
+    applications = serve.status().applications.values()
+    messages = [deployment.message for application in applications for deployment in application.deployments.values()]
     return "\n".join(messages)[-600:]
 
 

@@ -36,7 +36,7 @@ def playground_routes(config: ServeConfig) -> list[BaseRoute]:
     if not config.playground:
         return []
     settings = {
-        "key_needed": config.guarded, "feedback": config.feedback is not None, "candidate": False,
+        "key_needed": config.guarded, "feedback": config.feedback is not None, "candidate": config.candidate,
         "intended_use": config.manners.intended_use,
     }
 

@@ -14,12 +14,13 @@ from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
 from medrl.config.manners import MannersConfig
+from medrl.config.registry import RegistryConfig
+from medrl.config.swap import SwapConfig
 
 
 class ServiceConfig(KeysConfig):
     """What `medrl serve` and `medrl serve-reward` have in common."""
 
-    model: str = Field(description="directory of the model")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")
     insecure: bool = Field(default=False, description="listen on other machines' side of the network without a key")
@@ -44,6 +45,7 @@ ServiceT = TypeVar("ServiceT", bound=ServiceConfig)
 class ServeRewardConfig(ServiceConfig):
     """`medrl serve-reward`: a reward model over HTTP, calibrated when it has a calibration."""
 
+    model: str = Field(description="directory of the model")
     dtype: DType = Field(default="float32", description="dtype of the reward model")
     micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
     max_length: int = Field(default=1024, ge=8, description="limit on prompt + answer in tokens; longer gets 422")
@@ -55,6 +57,14 @@ class ServeRewardConfig(ServiceConfig):
 class ServeConfig(ServiceConfig):
     """`medrl serve`: a language model with vLLM's OpenAI API."""
 
+    model: str | None = Field(default=None, description="directory of the model; null: the registry says which")
+    registry: RegistryConfig | None = Field(
+        default=None, description="serve this registry's champion, and follow it when another is promoted"
+    )
+    swap: SwapConfig = SwapConfig()
+    candidate: bool = Field(
+        default=False, description="serve the registry's newest version too, at /candidate, on one more replica"
+    )
     name: str = Field(default="medrl", min_length=1, description="model name that clients ask for")
     dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
@@ -62,6 +72,14 @@ class ServeConfig(ServiceConfig):
     manners: MannersConfig = MannersConfig()
     playground: bool = Field(default=True, description="serve a page to talk to the model with, at /playground")
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
+
+    @model_validator(mode="after")
+    def _has_a_source(self):
+        if (self.model is None) == (self.registry is None):
+            raise ValueError("set either model (a directory) or registry (its champion)")
+        if self.candidate and self.registry is None:
+            raise ValueError("candidate needs a registry")
+        return self
 
 
 def _is_loopback(host: str) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "medrl_adapter.json"
 MERGE_FILE = "merge.json"  # beside a merged model: what went into it, and the checks it passed
-_VOLATILE = ("transformers_version", "_name_or_path", "use_cache")  # of config.json: says nothing about the weights
+VOLATILE = ("transformers_version", "_name_or_path", "use_cache")  # of config.json: says nothing about the weights
 
 
 def model_hash(path: str | Path, *, afresh: bool = False) -> str:
@@ -37,7 +37,7 @@ def _hash(directory: Path, files: tuple[tuple[str, int, int], ...]) -> str:
     """`files` (name, bytes, time) make the cached value stale when one of them is written."""
     digest = hashlib.sha256()
     config = json.loads((directory / "config.json").read_text())
-    digest.update(json.dumps({k: v for k, v in config.items() if k not in _VOLATILE}, sort_keys=True).encode())
+    digest.update(json.dumps({k: v for k, v in config.items() if k not in VOLATILE}, sort_keys=True).encode())
     for name, *_ in files:
         digest.update(name.encode())
         with (directory / name).open("rb") as stream:

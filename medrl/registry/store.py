@@ -90,7 +90,7 @@ class Registry:
 
         Raises RegistryError when there is no such version or its files are not those that were registered.
         """
-        version = self._find(name)
+        version = self.find(name)
         check_files(version.path, version.record)
         return version
 
@@ -127,7 +127,8 @@ class Registry:
             check_files(version.path, version.record)
             return self._add("rollback", version.number, state, reason)
 
-    def _find(self, name: str) -> Version:
+    def find(self, name: str) -> Version:
+        """The version of a number or an alias; its files are not looked at. RegistryError when there is none."""
         state = self._state()
         for version in state.versions:
             if name in (str(version.number), *version.aliases):

@@ -19,6 +19,7 @@ from medrl.config.ppo import SamplingConfig
 from medrl.errors import MedrlError, ModelError, WeightSyncError, WorkerError
 from medrl.models.loading import local_dir
 from medrl.rollout.base import GenerateRequest, GeneratorConfig, SyncedGenerator, WeightReceiver
+from medrl.rollout.vllm_head import repack_head
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -93,14 +94,8 @@ def _pick(entries: Sequence[dict[int, Any]], ids: Sequence[int]) -> list[float]:
 
 def _reload(worker: Any, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
     """Runs inside the engine's worker."""
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
-
     worker.reload_weights(weights_iterator=tensors)
-    # A head tied to the embeddings is no tensor of its own in a checkpoint, so the reload passes it by: it sees the new
-    # embeddings, but the CPU engine's packed copy of them is the old one until it is packed again.
-    for module in worker.get_model().modules():
-        if isinstance(module, ParallelLMHead) and isinstance(module.quant_method, UnquantizedEmbeddingMethod):
-            module.quant_method.process_weights_after_loading(module)
+    repack_head(worker.get_model())
 
 
 def start_engine(config: GeneratorConfig) -> LLM:

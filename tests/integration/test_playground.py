@@ -10,12 +10,12 @@ from typing import Any
 
 import openai
 import pytest
-from tests.versions import tiny_registry
 
 from medrl.config.feedback import FeedbackConfig
 from medrl.feedback import FeedbackStore, preference_pairs
 from tests.integration.chromium import Tab, contrast
 from tests.services import Running, running_service
+from tests.versions import tiny_registry
 
 pytestmark = pytest.mark.vllm
 VARIABLE, KEY = "MEDRL_TEST_PLAYGROUND_KEY", "tiny-key"
@@ -33,10 +33,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> FeedbackConfig:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, database: FeedbackConfig) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("versions")
-    registry = tiny_registry(folder, 2, max_position_embeddings=2048)
+    tiny_registry(folder, 2, max_position_embeddings=2048)
     config = folder / "serve.yaml"
     config.write_text(json.dumps({
-        "registry": {"root": str(registry.root)}, "candidate": True, "api_key_env": VARIABLE, "dtype": "float32",
+        "registry": {"root": str(folder / "registry")}, "candidate": True, "api_key_env": VARIABLE, "dtype": "float32",
         "kv_cache_gib": 0.25, "feedback": database.model_dump()}))
     with running_service(["serve", str(config)], os.environ | {VARIABLE: KEY}) as running:
         yield running

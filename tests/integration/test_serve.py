@@ -78,7 +78,7 @@ def test_every_route_of_the_app_but_health_is_closed(service: Running) -> None:
     from medrl.config.serving import ServeConfig
     from serve.app import vllm_arguments
 
-    app = build_app(vllm_arguments(ServeConfig(model="any")), ("generate",))
+    app = build_app(vllm_arguments(ServeConfig(model="any"), "any"), ("generate",))
     routes = {(method, route.path) for route in app.routes if isinstance(route, APIRoute) for method in route.methods}
     assert {("POST", "/v1/chat/completions"), ("GET", "/health"), ("POST", "/tokenize")} <= routes
     for method, path in routes - {("GET", "/health")}:
