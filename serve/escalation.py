@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from typing import Annotated, Literal
 
-from prometheus_client import Counter
 from pydantic import AfterValidator, Field, model_validator
 
 from medrl.config.base import StrictModel, load_config
 from medrl.evaluation.clauses import ClausePatterns, compiled, normal
 from medrl.evaluation.language import CHINESE, is_chinese
 
-ESCALATIONS = Counter("medrl_escalations", "Requests in which a sign of an emergency was found.", ["rule"])
 READ = 10_000  # characters that are read, the last ones: no text holds up the other requests
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 GAP = re.compile(rf"(?<={CHINESE.pattern}) (?={CHINESE.pattern})")

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from medrl.config.manners import MannersConfig
 from serve.context import CURRENT
 from serve.conversation import user_turns, with_system_prompt
-from serve.escalation import ESCALATIONS, Escalation, EscalationRules
+from serve.escalation import Escalation, EscalationRules
 from serve.fixed_answer import can_answer, fixed_answer
 from serve.scopes import GENERATE, route_of
 
@@ -45,8 +45,7 @@ class Manners:
             return
         body = _parse(raw)
         if found := self._escalation(body):
-            ESCALATIONS.labels(found.rule).inc()
-            headers[ESCALATION] = found.rule
+            headers[ESCALATION] = CURRENT.get().escalation = found.rule
             if self.config.escalation and self.config.escalation.action == "answer" and can_answer(route, body):
                 answer = fixed_answer(body, found.answer, self.model, CURRENT.get().request_id)
                 return await answer(scope, receive, send)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
-from typing import TYPE_CHECKING
 
 from medrl.errors import ModelError
+from serve.engine import WatchedEngine
 from serve.swap.messages import Target
 from serve.versions import ServedVersion
-
-if TYPE_CHECKING:
-    from vllm.engine.protocol import EngineClient
 
 PROBE_TOKENS = 16
 STEP = 7919  # a prime: the probe's ids are spread over the vocabulary
@@ -21,7 +18,7 @@ STEP = 7919  # a prime: the probe's ids are spread over the vocabulary
 class Weights:
     """Of an engine that is idle while its weights are changed."""
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: WatchedEngine) -> None:
         self.engine = engine
 
     async def load(self, target: Target, limit: float) -> tuple[float, ...]:
@@ -33,16 +30,12 @@ class Weights:
         await asyncio.wait_for(self.engine.pause_generation(mode="wait"), limit)
         await self.engine.collective_rpc("load_version", args=(target.path,))
         await self.engine.resume_generation()
-        return await self.name(target)
+        return await self.name(target.version)
 
-    async def name(self, target: Target) -> tuple[float, ...]:
+    async def name(self, version: ServedVersion) -> tuple[float, ...]:
         """Label the weights that are loaded, and try them out: log-probs of a fixed text. Raises ModelError."""
-        await self.label(target.version)
-        return await self.probe(target.version)
-
-    async def label(self, version: ServedVersion) -> None:
-        """Name the weights: every answer carries the name."""
         await self.engine.update_weight_version(version.label)
+        return await self.probe(version)
 
     async def probe(self, version: ServedVersion) -> tuple[float, ...]:
         """Log-probs of a fixed text. ModelError when they are no numbers, or the engine gives another version."""
@@ -52,7 +45,8 @@ class Weights:
         ids = [i * STEP % config.get_vocab_size() for i in range(1, min(PROBE_TOKENS, config.max_model_len - 1) + 1)]
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         final = None
-        async for output in self.engine.generate(TokensPrompt(prompt_token_ids=ids), params, f"probe-{uuid.uuid4()}"):
+        prompt = TokensPrompt(prompt_token_ids=ids)
+        async for output in self.engine.client.generate(prompt, params, f"probe-{uuid.uuid4()}"):  # nobody's request
             final = output
         assert final and final.prompt_logprobs and final.outputs[0].weight_versions
         labels = [span.version for span in final.outputs[0].weight_versions]

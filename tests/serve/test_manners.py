@@ -17,8 +17,8 @@ from starlette.routing import Route
 from medrl.config.base import build_config
 from medrl.config.manners import INTENDED_USE, MannersConfig
 from medrl.errors import ConfigError
-from serve.context import RequestContexts
-from serve.escalation import ESCALATIONS, load_rules
+from serve.context import CURRENT, RequestContexts
+from serve.escalation import load_rules
 from serve.manners import Manners
 from tests.serve.clients import ask
 
@@ -31,7 +31,8 @@ OURS = {"role": "system", "content": "ours"}
 async def _echo(request: Request) -> Response:
     """What came, as bytes, and the length that was announced."""
     body = await request.body()
-    return Response(body, headers={"x-length": request.headers.get("content-length", "")})
+    return Response(body, headers={"x-length": request.headers.get("content-length", ""),
+                                   "x-context": CURRENT.get().escalation})
 
 
 async def _events(_request: Request) -> Response:
@@ -134,11 +135,10 @@ def test_a_policy_that_says_nothing(wrong: dict) -> None:
     (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_text", "text": "我想自杀"}]}]}),
     (CLAUDE, {"messages": [HARM]}),
 ])
-def test_a_sign_is_named_in_a_header_and_counted(path: str, body: dict) -> None:
-    before = ESCALATIONS.labels("self_harm")._value.get()
+def test_a_sign_is_named_in_a_header_and_noted_for_the_metrics(path: str, body: dict) -> None:
     said = post(body, path)
     assert said.headers["x-medrl-escalation"] == "self_harm" and said.json() == body
-    assert ESCALATIONS.labels("self_harm")._value.get() == before + 1
+    assert said.headers["x-context"] == "self_harm"
 
 
 @pytest.mark.parametrize(("path", "body"), [
