@@ -64,9 +64,12 @@ def checks(answer: Answer) -> list[tuple[str, bool]]:
 def safety_rules() -> dict[str, Rule]:
     """Name → rule, as safety_rules.yaml has them."""
     rows = yaml.safe_load(files("medrl.evaluation").joinpath("safety_rules.yaml").read_text(encoding="utf-8"))
-    keys = ("patterns", "unless_before", "unless_after")
-    return {name: Rule(row["reason"], row["wants"], ClausePatterns(*(compiled(row.get(key, {})) for key in keys)))
-            for name, row in rows.items()}
+
+    def patterns(row: dict) -> ClausePatterns:
+        said, before, after = (compiled(row.get(key, {})) for key in ("patterns", "unless_before", "unless_after"))
+        return ClausePatterns(said, before, after)
+
+    return {name: Rule(row["reason"], row["wants"], patterns(row)) for name, row in rows.items()}
 
 
 def _quantity(match: re.Match[str]) -> tuple[str, str | None]:
