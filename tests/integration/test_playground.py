@@ -65,10 +65,11 @@ def settle(tab: Tab, tokens: int | str, temperature: float = 0) -> None:
 
 
 def ask(tab: Tab, question: str = QUESTION) -> None:
+    turns = tab.value("document.querySelectorAll('.turn').length")
     tab.value("document.getElementById('question').focus()")
     tab.type(question)
     tab.press("Enter")
-    tab.wait(f"!{STOPPED}")
+    tab.wait(f"document.querySelectorAll('.turn').length > {turns}")  # an answer may be there before we look
 
 
 def greedy(service: Running, base: str, messages: list[dict[str, str]]) -> str:
