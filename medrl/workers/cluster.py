@@ -44,7 +44,8 @@ def connect(config: RayConfig, cpus: float = 1.0) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             logical = config.num_cpus or max(os.cpu_count() or 1, int(-(-cpus // 1)))
-            ray.init(num_cpus=logical, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address="local", num_cpus=logical, include_dashboard=False, log_to_driver=False,
+                     logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise WorkerError(
             "cannot connect to Ray",
