@@ -6,7 +6,7 @@ LOCKS := requirements/uv.txt requirements/torch-cpu.txt requirements/cpu.txt req
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo serve-demo test test-fast test-slow bench real lint format docs lock wheel wheel-smoke clean
+.PHONY: help setup demo serve-demo test test-fast test-slow bench real conformance lint format docs lock wheel wheel-smoke clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -26,7 +26,7 @@ test: setup ## all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
 test-fast: setup ## most unit and contract tests: no Ray, no vLLM, under a minute
-	$(PYTEST) tests/unit tests/contract tests/serve -m "not slow and not heavy and not ray and not vllm" -n auto
+	$(PYTEST) tests/unit tests/contract tests/serve tests/cluster -m "not slow and not heavy and not ray and not vllm" -n auto
 
 test-slow: setup ## the tests marked slow
 	$(PYTEST) -m slow
@@ -36,6 +36,14 @@ bench: setup ## learning against the closed-form optimum, printed as a table
 
 real: setup ## every stage, a few steps each, on data from elsewhere: make real DATA=DIR
 	$(BIN)/python -m tests.real "$(DATA)"
+
+conformance: setup .venv-clients/.stamp ## clients from outside, in an environment of their own, against `medrl serve`
+	$(BIN)/python -m tests.conformance
+
+.venv-clients/.stamp: requirements/clients.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-clients
+	$(BIN)/uv pip install --quiet --python .venv-clients/bin/python --require-hashes --requirement requirements/clients.txt
+	touch $@
 
 lint: setup ## ruff, basedpyright and import-linter
 	$(BIN)/ruff check .
@@ -53,7 +61,10 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-p
 
 lock: setup ## resolve pyproject.toml into requirements/*.txt again
 	$(LOCK) pyproject.toml requirements/torch-cpu.in --extra cpu --extra mlflow --extra postgres --override requirements/overrides.txt -o requirements/cpu.txt
+	cp requirements/cpu.txt requirements/gpu.txt  # the same versions wherever CUDA's builds leave a choice
+	$(subst --upgrade,,$(LOCK)) pyproject.toml --extra gpu --extra mlflow --extra postgres -o requirements/gpu.txt
 	$(LOCK) --group dev --constraint requirements/cpu.txt -o requirements/dev.txt
+	$(LOCK) requirements/clients.in -o requirements/clients.txt
 	echo uv | $(LOCK) - -o requirements/uv.txt
 
 wheel: setup ## build dist/medrl-*.whl
@@ -64,4 +75,4 @@ wheel-smoke: wheel ## install the wheel with its cpu extra into a clean environm
 	bash requirements/wheel_smoke.sh
 
 clean: ## remove .venv, caches and build outputs (runs/ stays)
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	rm -rf .venv .venv-clients build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

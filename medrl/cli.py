@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from medrl.commands.audit import add_audit, add_feedback
 from medrl.commands.data import add_data
+from medrl.commands.jobs import add_jobs
 from medrl.commands.models import add_models
 from medrl.commands.parsers import Commands
 from medrl.commands.registry import add_registry
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="medrl", description="Reinforcement learning from human feedback for medical language models, on Ray.")
     commands = Commands(parser)
     add_stages(commands)
+    add_jobs(commands)
     add_models(commands)
     add_data(commands)
     add_registry(commands)

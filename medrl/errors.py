@@ -77,6 +77,12 @@ class WorkerError(MedrlError):
     exit_code = 3
 
 
+class ClusterError(MedrlError):
+    """A Ray cluster cannot be reached, does not let us in, or runs other versions."""
+
+    exit_code = 3
+
+
 class CheckpointError(MedrlError):
     """A checkpoint cannot be written, or is incomplete, or belongs to another run."""
 

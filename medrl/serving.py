@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import resource
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from medrl.audit.key import load_key
@@ -23,6 +26,7 @@ from medrl.workers.interrupt import Interrupted, Interrupts
 
 CHAT_APP, CANDIDATE_APP, REWARD_APP = "serve.app:build", "serve.app:build_candidate", "serve.reward:build"
 APP_NAME = "medrl"
+DRAIN_MARGIN = 5.0  # seconds beyond drain_seconds until replicas that do not say that they are done are ended
 CPUS_OF_SERVE = 1.0  # Ray Serve's own controller and proxy
 Apps = Mapping[str, tuple[str, str]]  # name → (path it is served at, import path of what builds it)
 
@@ -58,6 +62,7 @@ def run_service(config: ServiceConfig, model: str, apps: Apps, what: str, path: 
     check_tokenizer(load_tokenizer(ModelConfig(path=model)))  # its template is the one it was trained with
     load_keys(config)
     check_port(config.host, config.port)
+    _set_environment()
     replicas = config.replicas + len(apps) - 1
     with (
         connect(config.ray, replicas * config.cpus_per_replica + CPUS_OF_SERVE),
@@ -69,6 +74,12 @@ def run_service(config: ServiceConfig, model: str, apps: Apps, what: str, path: 
             raise SystemExit(interrupt.exit_code) from None
 
 
+def _set_environment() -> None:
+    """What all processes of a local cluster inherit: no file of theirs may hold what was asked."""
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.proxy:middlewares")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def _serve(config: ServiceConfig, apps: Apps, ready: str) -> None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
@@ -77,17 +88,30 @@ def _serve(config: ServiceConfig, apps: Apps, ready: str) -> None:
     try:
         serve.start(http_options={"host": config.host, "port": config.port})
         try:
-            for name, (prefix, app) in apps.items():
-                serve.run(import_path(app)(config), name=name, route_prefix=prefix)
+            handles = [serve.run(import_path(app)(config), name=name, route_prefix=prefix)
+                       for name, (prefix, app) in apps.items()]
             print(ready, flush=True)
-            threading.Event().wait()
+            try:
+                threading.Event().wait()
+            finally:
+                _drain(handles, config.drain_seconds)
         except RuntimeError as error:
             raise WorkerError("the model did not start", got=_replica_error() or str(error)) from None
         finally:
-            for name in apps:  # waits for running requests; the end of the local cluster would cut them off
+            for name in apps:
                 serve.delete(name)
     except (RayServeException, RuntimeError, TimeoutError) as error:
         raise WorkerError("Ray Serve did not start", got=str(error)[:500]) from None
+
+
+def _drain(handles: Sequence[Any], seconds: float) -> None:
+    """Every replica refuses new requests and finishes those that run; one that is gone has nothing to finish."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    for answers in [handle.broadcast("drain", seconds) for handle in handles]:
+        with suppress(RayError, RayServeException, TimeoutError):
+            answers.results(timeout_s=seconds + DRAIN_MARGIN)
 
 
 def _replica_error() -> str:

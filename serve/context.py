@@ -27,6 +27,8 @@ class RequestContext:
     prompt_tokens: int = 0
     completion_tokens: int = 0  # so far
     version: str = ""  # number of the version that answers
+    first_token: float | None = None  # time.monotonic() of a stream's first and last tokens
+    last_token: float | None = None
 
 
 CURRENT: ContextVar[RequestContext] = ContextVar("request")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
@@ -88,7 +89,10 @@ class Generation:
     def __init__(
         self, engine: WatchedEngine, context: RequestContext, prompt: Any, sampling_params: SamplingParams
     ) -> None:
+        from vllm.sampling_params import RequestOutputKind
+
         self.engine, self.context, self.params = engine, context, sampling_params
+        self.in_parts = sampling_params.output_kind == RequestOutputKind.DELTA
         self.prompt, self.ids = prompt.get("prompt"), prompt.get("prompt_token_ids") or []
         self.first = context.choices
         self.running = {index: ([], []) for index in range(sampling_params.n)}  # text and tokens so far
@@ -100,7 +104,10 @@ class Generation:
         if output.index not in self.running:
             return
         text, tokens = self.running[output.index]
-        if not self._in_parts:
+        if self.in_parts:
+            self.context.last_token = time.monotonic()
+            self.context.first_token = self.context.first_token or self.context.last_token
+        else:
             self.context.completion_tokens -= len(tokens)
             text.clear()
             tokens.clear()
@@ -118,17 +125,11 @@ class Generation:
             except AuditError as error:
                 LOG.error("an answer that ended early is not in the audit: %s", error)
 
-    @property
-    def _in_parts(self) -> bool:
-        from vllm.sampling_params import RequestOutputKind
-
-        return self.params.output_kind == RequestOutputKind.DELTA
-
     def _record(self, index: int, reason: str, spans: list[WeightVersionSpan] | None) -> None:
         text, tokens = self.running.pop(index)
         version = self.engine.version(spans)
         self.context.version = version.number
-        settings = {name: getattr(self.params, name, None) for name in SAMPLING} | {"stream": self._in_parts}
+        settings = {name: getattr(self.params, name, None) for name in SAMPLING} | {"stream": self.in_parts}
         decode = self.engine.get_tokenizer().decode  # where only tokens are exchanged, there is no text
         self.engine.record(Answer(
             request_id=self.context.request_id, time=self.context.received, key_id=self.context.key_id,

@@ -17,7 +17,9 @@ from serve.context import CURRENT
 from serve.error_words import safe_words
 
 logger = logging.getLogger("ray.serve")
-KEPT_HEADERS = {"allow", "retry-after", "vary"}
+KEPT_HEADERS = {"allow", "retry-after", "vary"} | {
+    f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
+}
 MAX_ERROR_BYTES = 2**20
 
 

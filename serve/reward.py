@@ -15,15 +15,19 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from medrl.config.admission import AdmissionConfig
 from medrl.config.base import StrictModel
 from medrl.config.keys import KeyConfig, load_keys
 from medrl.config.serving import ServeRewardConfig
 from medrl.errors import DataError, RewardError
 from medrl.models.export import load_calibration
 from medrl.types import ScoreRequest
+from serve.admission import Admission
 from serve.auth import Authorization
+from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
-from serve.errors import error_response, log_failure
+from serve.errors import ErrorScrub, error_response, log_failure
+from serve.readiness import Doorway
 
 KNOWN_NAMES = {"items", "messages", "role", "content", "answer", "ended"}
 
@@ -61,7 +65,6 @@ class RewardApp:
         self.config = config
         self.model = score
         self.calibrated = calibrated
-        self.held = 0
         self.thread = ThreadPoolExecutor(1)
 
     def asgi(self, keys: Sequence[KeyConfig]) -> ASGIApp:
@@ -70,29 +73,18 @@ class RewardApp:
         app.add_api_route("/score", self.score, methods=["POST"])
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_exception_handler(HTTPException, _as_json)  # pyright: ignore[reportArgumentType]
-        return RequestContexts(Authorization(app, keys))
+        admitted = Admission(app, AdmissionConfig(max_running=self.config.max_requests, max_queued=0))
+        limited = BodyLimit(admitted, self.config.max_body_mib)
+        self.doorway = Doorway(Authorization(limited, keys))
+        return RequestContexts(ErrorScrub(self.doorway))
 
     async def health(self) -> Response:
         return JSONResponse({"status": "ok", "calibrated": self.calibrated})
 
     async def score(self, request: Request) -> Response:
-        if self.held >= self.config.max_requests:
-            raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"})
-        self.held += 1
-        try:
-            requests = self._parse(await self._read(request))
-            scores = await asyncio.get_running_loop().run_in_executor(self.thread, self._score, requests)
-        finally:
-            self.held -= 1
+        requests = self._parse(await request.body())
+        scores = await asyncio.get_running_loop().run_in_executor(self.thread, self._score, requests)
         return JSONResponse({"scores": scores, "calibrated": self.calibrated})
-
-    async def _read(self, request: Request) -> bytes:
-        limit, body = int(self.config.max_body_mib * 2**20), bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise HTTPException(413, f"the body is larger than max_body_mib {self.config.max_body_mib:g}")
-        return bytes(body)
 
     def _parse(self, body: bytes) -> list[ScoreRequest]:
         try:
@@ -142,6 +134,9 @@ class RewardService:
         self.app_around_model = RewardApp(config, model.score, calibration is not None)
         self.keys = keys
 
+    async def drain(self, seconds: float) -> None:
+        await self.app_around_model.doorway.drain(seconds)
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.app_around_model.asgi(self.keys)
 
@@ -152,6 +147,7 @@ def build(config: ServeRewardConfig) -> Application:
         num_replicas=config.replicas,
         max_ongoing_requests=4 * config.max_requests,  # room for the replica to refuse by itself, as JSON
         max_queued_requests=4 * config.max_requests,  # beyond that Ray Serve says 503
+        graceful_shutdown_timeout_s=config.drain_seconds,
         max_constructor_retry_count=1,  # a model that cannot be loaded now cannot be loaded a minute later
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
     ).bind(config, load_keys(config))

@@ -160,8 +160,11 @@ class ScalingConfig(StrictModel):
     )
 
 
+Role = Literal["policy", "critic", "reference", "reward", "rollout", "train", "evaluation"]
+
+
 class RayConfig(StrictModel):
-    """Which Ray cluster to run on."""
+    """Which Ray cluster to run on, and where on it."""
 
     address: str | None = Field(
         default=None,
@@ -171,6 +174,13 @@ class RayConfig(StrictModel):
         default=None,
         ge=1,
         description="logical CPUs of a local cluster; null: what there is, at least what the run asks for",
+    )
+    labels: dict[Role, dict[str, str]] = Field(
+        default={}, description="role → labels that its nodes must have (`ray start --labels`); other roles go anywhere"
+    )
+    strict_pack: bool = Field(
+        default=False,
+        description="all ranks of a learner on one node, or an error; false: on as few nodes as there is room",
     )
 
 

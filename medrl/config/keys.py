@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from medrl.config.base import StrictModel, build_config, parse_yaml
+from medrl.config.quotas import QuotaConfig
 from medrl.environment import read_secret
 from medrl.errors import ConfigError
 
@@ -30,6 +31,7 @@ class KeyConfig(StrictModel):
     scopes: list[KeyScope] = Field(
         default=["infer"], min_length=1, description="`infer`: ask the model; `admin`: every other route"
     )
+    quotas: QuotaConfig | None = Field(default=None, description="null: those of the service")
 
 
 class KeysConfig(StrictModel):
@@ -71,7 +73,7 @@ def make_key(name: str, scopes: list[KeyScope]) -> tuple[str, str]:
     """A new key, and its entry in `keys` or a key file as YAML. ConfigError when the name cannot be one."""
     key = f"medrl-{secrets.token_urlsafe(32)}"
     entry = build_config(KeyConfig, {"id": name, "sha256": key_hash(key), "scopes": scopes}, source="the new key")
-    return key, yaml.safe_dump([entry.model_dump()], sort_keys=False)
+    return key, yaml.safe_dump([entry.model_dump(exclude_unset=True)], sort_keys=False)
 
 
 def load_keys(config: KeysConfig) -> list[KeyConfig]:

@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
+from medrl.config.admission import AdmissionConfig
 from medrl.config.audit import AuditConfig
 from medrl.config.base import build_config, read_yaml
 from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
+from medrl.config.logs import LogsConfig
+from medrl.config.quotas import QuotaConfig
 from medrl.config.registry import RegistryConfig
 from medrl.config.swap import SwapConfig
 
@@ -27,6 +30,8 @@ class ServiceConfig(KeysConfig):
     replicas: int = Field(default=1, ge=1, description="copies of the model that share the requests")
     cpus_per_replica: float = Field(default=1.0, gt=0, description="CPUs reserved for each, and its torch threads")
     gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs reserved for each (0: CPU)")
+    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
+    drain_seconds: float = Field(default=30.0, ge=0, description="limit for running answers when the service ends")
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
@@ -50,7 +55,6 @@ class ServeRewardConfig(ServiceConfig):
     micro_batch_size: int = Field(default=32, ge=1, description="answers per forward pass")
     max_length: int = Field(default=1024, ge=8, description="limit on prompt + answer in tokens; longer gets 422")
     max_items: int = Field(default=256, ge=1, description="limit on the answers in a request; more get 413")
-    max_body_mib: float = Field(default=8.0, gt=0, description="limit on a request's body in MiB; more gets 413")
     max_requests: int = Field(default=16, ge=1, description="requests a replica holds at once; more get 503")
 
 
@@ -71,6 +75,9 @@ class ServeConfig(ServiceConfig):
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
     audit: AuditConfig | None = Field(default=None, description="null: no audit")
+    logs: LogsConfig = LogsConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    quotas: QuotaConfig | None = Field(default=None, description="null: no quotas but those of `keys`")
 
     @model_validator(mode="after")
     def _has_a_source(self):

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._private.state import state
 
 from medrl.config.common import RayConfig
 from medrl.errors import WorkerError
+from medrl.workers.capacity import Node
 
 # Ray reads these when a cluster or a training run starts. What the user has set stays. RAY_AUTH_MODE is left to Ray on
 # purpose: unset, a local cluster gets token authentication; set after `import ray`, driver and cluster would disagree.
@@ -54,6 +56,27 @@ def connect(config: RayConfig, cpus: float = 1.0) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def alive_nodes() -> list[Node]:
+    """Every node as it is when nothing runs on it, by its id."""
+    return [
+        Node(
+            node["Resources"].get("CPU", 0.0), (1.0,) * int(node["Resources"].get("GPU", 0)), node.get("Labels") or {},
+            node["NodeID"],
+        )
+        for node in ray.nodes() if node["Alive"]
+    ]
+
+
+def startable_nodes(limit: int) -> list[Node]:
+    """What the autoscaler, if there is one, could add: at most `limit` of a kind."""
+    groups = config.node_group_configs if (config := state.get_cluster_config()) else []
+    return [
+        Node(float(group.resources.get("CPU", 0)), (1.0,) * group.resources.get("GPU", 0), labels=None)
+        for group in groups
+        for _ in range(limit if group.max_count < 0 else min(group.max_count, limit))
+    ]
 
 
 def is_local_cluster() -> bool:

@@ -15,8 +15,9 @@ from medrl.config.common import ModelConfig
 from medrl.config.evaluate import EvaluateConfig
 from medrl.rollout.base import GenerateRequest
 from medrl.types import Completion
+from medrl.workers.capacity import RolePlan
 from medrl.workers.group import WorkerGroup
-from medrl.workers.placement import RolePlan, check_fits, place, threads_for
+from medrl.workers.placement import check_cluster, place, plan_role, threads_for
 from medrl.workers.reward import RewardPool, RewardWorker
 from medrl.workers.runtime import prepare_worker, split_evenly
 
@@ -111,11 +112,12 @@ class EvaluationPool(WorkerGroup):
 
 def role_plans(config: EvaluateConfig) -> dict[str, RolePlan]:
     """Both roles; they run one after the other."""
-    sections = {"evaluation": config.rollout, "reward": config.reward}
-    return {
-        role: RolePlan(role, s.workers, s.cpus_per_worker, s.gpus_per_worker, s.threads_per_worker, "SPREAD")
-        for role, s in sections.items() if s is not None
-    }
+    models = (config.model.path, config.model.tokenizer, config.baseline)
+    plans = {"evaluation": plan_role("evaluation", config.rollout, config, models)}
+    if config.reward:
+        scorers = tuple(source.model for source in config.reward.sources)
+        plans["reward"] = plan_role("reward", config.reward, config, scorers)
+    return plans
 
 
 @contextmanager
@@ -146,7 +148,7 @@ def _launched(
     config: EvaluateConfig, role: str, worker: Any, group: Callable[[list, Any], Any]
 ) -> Iterator[Any]:
     plan = role_plans(config)[role]
-    check_fits({role: plan})
+    check_cluster({role: plan})
     placement = place(plan, config.timeouts.start)
     options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
     threads = threads_for({role: plan})[role]

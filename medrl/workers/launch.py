@@ -10,10 +10,11 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from medrl.config.ppo import PpoConfig
+from medrl.workers.capacity import RolePlan
 from medrl.workers.cluster import connect
 from medrl.workers.critic import CriticGroup, CriticWorker
 from medrl.workers.group import Pending, WorkerGroup, gather
-from medrl.workers.placement import RolePlan, check_fits, place, plan_roles, threads_for, total_cpus
+from medrl.workers.placement import check_cluster, place, plan_roles, threads_for, total_cpus
 from medrl.workers.policy import PolicyGroup, PolicyWorker, SharedReference
 from medrl.workers.reference import ReferenceGroup, ReferenceWorker
 from medrl.workers.reward import RewardPool, RewardWorker
@@ -46,7 +47,7 @@ def launch_workers(config: PpoConfig, inputs: LaunchInputs) -> Iterator[Workers]
     """Connect to Ray, place and start every role, wait until all are ready; stop them at the end."""
     plans = plan_roles(config)
     with connect(config.ray, total_cpus(plans)):
-        check_fits(plans)
+        check_cluster(plans)
         groups: list[WorkerGroup] = []
         try:
             yield _start(config, inputs, plans, groups)

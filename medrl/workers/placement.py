@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 
+from medrl.config.common import Role, StageConfig
 from medrl.config.ppo import PpoConfig
 from medrl.errors import WorkerError
-from medrl.workers.cluster import is_local_cluster
+from medrl.workers.capacity import Node, RolePlan, shortages, table
+from medrl.workers.cluster import alive_nodes, is_local_cluster, startable_nodes
+from medrl.workers.paths import check_paths
 
 
-@dataclass(frozen=True)
-class RolePlan:
-    """What one role asks of the cluster."""
-
-    role: str
-    workers: int
-    cpus: float  # a worker
-    gpus: float  # a worker
-    threads: int | None  # a worker; None: derived by `threads_for`
-    strategy: Literal["PACK", "SPREAD"]
+def plan_role(
+    role: Role, section: Any, config: StageConfig, paths: tuple[str | None, ...] = (), *, learner: bool = False
+) -> RolePlan:
+    """What a role asks for. Learners are packed (they talk all the time), pools are spread (they do not)."""
+    strategy = "SPREAD" if not learner else "STRICT_PACK" if config.ray.strict_pack else "PACK"
+    return RolePlan(
+        role, section.workers, section.cpus_per_worker, section.gpus_per_worker, section.threads_per_worker, strategy,
+        config.ray.labels.get(role, {}), tuple(dict.fromkeys(path for path in paths if path)))
 
 
 def plan_roles(config: PpoConfig) -> dict[str, RolePlan]:
-    """The roles of a PPO run. Learners are packed (they talk all the time), pools are spread (they do not)."""
-
-    def plan(role: str, section, strategy: Literal["PACK", "SPREAD"]) -> RolePlan:
-        return RolePlan(
-            role,
-            section.workers,
-            section.cpus_per_worker,
-            section.gpus_per_worker,
-            section.threads_per_worker,
-            strategy,
-        )
-
+    """The roles of a PPO run."""
+    model, saved = (config.model.path, config.model.tokenizer), f"{config.run_dir}/config.yaml"
+    scorers = tuple(source.model for source in config.reward.sources)
     plans = [
-        plan("policy", config.learner, "PACK"),
-        plan("reward", config.reward, "SPREAD"),
-        plan("rollout", config.rollout, "SPREAD"),
+        plan_role("policy", config.learner, config, (*model, config.reference.adapter, saved), learner=True),
+        plan_role("reward", config.reward, config, scorers),
+        plan_role("rollout", config.rollout, config, model),
     ]
     if config.has_critic:
-        plans.append(plan("critic", config.critic, "PACK"))
+        start = scorers[:1] if config.critic.init == "reward" else model
+        plans.append(plan_role("critic", config.critic, config, (*start, saved), learner=True))
     if config.reference.mode == "dedicated":
-        plans.append(plan("reference", config.reference, "SPREAD"))
+        plans.append(plan_role("reference", config.reference, config, model))
     return {p.role: p for p in plans}
 
 
@@ -70,30 +62,34 @@ def threads_for(plans: dict[str, RolePlan]) -> dict[str, int]:
     return {p.role: p.threads or max(1, cores // together.get(p.role, p.workers)) for p in plans.values()}
 
 
-def check_fits(plans: dict[str, RolePlan]) -> None:
-    """WorkerError, with a table, when the cluster can never hold the run."""
-    total = ray.cluster_resources()
-    needed_cpus, needed_gpus = total_cpus(plans), sum(p.workers * p.gpus for p in plans.values())
-    have_cpus, have_gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    if needed_cpus <= have_cpus and needed_gpus <= have_gpus:
-        return
-    table = "; ".join(f"{p.role} {p.workers} × ({p.cpus:g} CPU, {p.gpus:g} GPU)" for p in plans.values())
-    raise WorkerError(
-        "the cluster is too small for this run",
-        limit=f"{have_cpus:g} CPUs and {have_gpus:g} GPUs",
-        got=f"{needed_cpus:g} CPUs and {needed_gpus:g} GPUs: {table}",
-        remedy="lower workers, cpus_per_worker or gpus_per_worker, or start more nodes",
-    )
+def check_cluster(plans: dict[str, RolePlan]) -> None:
+    """Print what is asked and what there is, if that is more than this machine.
+
+    Raises WorkerError, with the same table, when the cluster can never hold the roles at once, and when a node that may
+    hold a role's workers does not see what they need.
+    """
+    roles, alive = list(plans.values()), alive_nodes()
+    nodes: list[Node] = [*alive, *startable_nodes(limit=sum(p.workers for p in roles))]
+    missing = shortages(roles, nodes)
+    text = table(roles, nodes)
+    if missing:
+        raise WorkerError(
+            f"the cluster cannot hold this run: {'; '.join(missing)}", got=f"\n{text}",
+            remedy="lower workers, cpus_per_worker or gpus_per_worker, loosen ray.labels, or add nodes")
+    if not is_local_cluster():
+        print(text, flush=True)
+        check_paths(roles, alive)
 
 
 def place(plan: RolePlan, timeout: float) -> PlacementGroup:
     """A ready placement group with a bundle a worker."""
     bundle = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
-    group = placement_group([bundle] * plan.workers, strategy=plan.strategy)
+    labels = [dict(plan.labels)] * plan.workers
+    group = placement_group([bundle] * plan.workers, strategy=plan.strategy, bundle_label_selector=labels)
     if not group.wait(timeout_seconds=timeout):
         raise WorkerError(
             f"no room for the {plan.role} workers",
-            limit=f"{plan.workers} × {bundle} within {timeout:g} s",
+            limit=f"{plan.needs}, within {timeout:g} s",
             got=f"available now: {ray.available_resources()}",
             remedy="free resources, or ask for less",
         )

@@ -19,6 +19,7 @@ from medrl.run_dir import create_run_dir, write_json
 from medrl.tracking.base import check_trackers
 from medrl.workers.cluster import connect
 from medrl.workers.follow import following
+from medrl.workers.placement import plan_role
 from medrl.workers.train import launch
 
 if TYPE_CHECKING:
@@ -97,8 +98,11 @@ def run_stage(
     run_dir = create_run_dir(config, keep=found is not None)
     tables = {name: r.table for name, r in rows.items()}
     trackers = following(config.tracking, job.metrics, found[0] if found else None)
-    with connect(config.ray, config.scaling.workers * config.scaling.cpus_per_worker), trackers as follow:
-        outcome = launch(loop, job, tables, config.scaling, job.folder, follow)
+    model = job.config.model
+    plan = plan_role("train", config.scaling, config, (model.path, model.tokenizer, f"{job.folder}/config.yaml"),
+                     learner=True)
+    with connect(config.ray, plan.workers * plan.cpus), trackers as follow:
+        outcome = launch(loop, job, tables, plan, config.scaling.max_failures, job.folder, follow)
         report = {
             "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),
             "adapter": str(run_dir / job.adapter.name) if config.lora else None,

@@ -19,9 +19,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from medrl.config.common import ScalingConfig
 from medrl.errors import MedrlError, WorkerError
-from medrl.workers.placement import RolePlan, check_fits
+from medrl.workers.capacity import RolePlan
+from medrl.workers.placement import check_cluster
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,45 +36,45 @@ WORKER_ENV = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"
 
 
 def launch(
-    loop: Callable[[Job, dict[str, pa.Table]], dict], job: Job, tables: dict[str, pa.Table], scaling: ScalingConfig,
-    folder: Path, watch: Callable[[], None],
+    loop: Callable[[Job, dict[str, pa.Table]], dict], job: Job, tables: dict[str, pa.Table], plan: RolePlan,
+    max_failures: int, folder: Path, watch: Callable[[], None],
 ) -> dict:
     """Run `loop(job, tables)` on every worker; return what rank 0 returned.
 
     The tables travel through the object store, one copy a node. `folder` must be on storage that every worker sees.
     `watch` is called about once a second while the workers run. A MedrlError of a worker is raised here as it is;
-    anything else that ends a worker is a WorkerError, raised after `scaling.max_failures` new starts: `loop` must go on
+    anything else that ends a worker is a WorkerError, raised after `max_failures` new starts: `loop` must go on
     from where it was.
     """
-    check_fits({"train": RolePlan("train", scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker,
-                                  scaling.threads_per_worker, "PACK")})
+    check_cluster({"train": plan})
     references = {name: ray.put(table) for name, table in tables.items()}
 
     def run(config: dict) -> dict:
-        _set_threads(scaling.threads_per_worker)
+        _set_threads(plan.threads)
         return loop(config["job"], {name: ray.get(reference) for name, reference in config["tables"].items()})
 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_TIMEOUT_S)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # also how long the end of a run goes unnoticed
-    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})
+    resources = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
     make_trainer = partial(
         TorchTrainer, run, train_loop_config={"job": job, "tables": references},
         scaling_config=RayScalingConfig(
-            num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources),
+            num_workers=plan.workers, use_gpu=plan.gpus > 0, resources_per_worker=resources,
+            placement_strategy=plan.strategy, label_selector=dict(plan.labels) or None),
         run_config=RunConfig(
             name="ray_train", storage_path=str(folder), worker_runtime_env={"env_vars": WORKER_ENV},
             # Without a limit the controller would start failing workers for ever.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             logging_config=LoggingConfig(log_level="ERROR")),
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S))
-    for failures in range(scaling.max_failures + 1):
+    for failures in range(max_failures + 1):
         try:
             return _fit(make_trainer(), watch).return_value
         except TrainingFailedError as error:
             cause = _cause(error)
-            if failures == scaling.max_failures or not isinstance(cause, WorkerError):
+            if failures == max_failures or not isinstance(cause, WorkerError):
                 raise cause from None
-            print(f"{cause}\nstarting the workers again: {failures + 1} of {scaling.max_failures} times", flush=True)
+            print(f"{cause}\nstarting the workers again: {failures + 1} of {max_failures} times", flush=True)
         finally:
             shutil.rmtree(folder / "ray_train", ignore_errors=True)
     raise AssertionError("unreachable")

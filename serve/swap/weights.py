@@ -30,16 +30,12 @@ class Weights:
         await asyncio.wait_for(self.engine.pause_generation(mode="wait"), limit)
         await self.engine.collective_rpc("load_version", args=(target.path,))
         await self.engine.resume_generation()
-        return await self.name(target)
+        return await self.name(target.version)
 
-    async def name(self, target: Target) -> tuple[float, ...]:
+    async def name(self, version: ServedVersion) -> tuple[float, ...]:
         """Label the weights that are loaded, and try them out: log-probs of a fixed text. Raises ModelError."""
-        await self.label(target.version)
-        return await self.probe(target.version)
-
-    async def label(self, version: ServedVersion) -> None:
-        """Name the weights: every answer carries the name."""
         await self.engine.update_weight_version(version.label)
+        return await self.probe(version)
 
     async def probe(self, version: ServedVersion) -> tuple[float, ...]:
         """Log-probs of a fixed text. ModelError when they are no numbers, or the engine gives another version."""

@@ -1,15 +1,17 @@
-"""A tiny model with confident, varied predictions, and the adapters and log-probs that oracles need."""
+"""A tiny model with confident, varied predictions, an adapter for it, and generators of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-PAD, VOCAB, CONTEXT = 0, 320, 512
+from medrl.rollout.base import Generator
+from tests.contract.generators import CONTEXT, ENGINES, VOCAB, config_of, make_generator, weights_of
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +36,34 @@ def load_base(tiny_model: Path) -> Callable[[], nn.Module]:
     return lambda: AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
 
 
-@torch.no_grad()
-def oracle_logprobs(model: nn.Module, ids: Sequence[int], temperature: float = 1.0) -> torch.Tensor:
-    """[n - 1] log p(ids[i + 1] | ids[:i + 1]), the softmax in float64."""
-    logits = model(input_ids=torch.tensor([list(ids)])).logits[0, :-1].double() / temperature
-    return (logits - logits.logsumexp(-1, keepdim=True)).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+@pytest.fixture(scope="module", params=ENGINES)
+def generator(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Generator]:
+    generator = make_generator(request.param, config_of(tiny_model))
+    assert generator.version is None, "a generator must be born STALE"
+    yield generator
+    generator.close()
+
+
+@pytest.fixture(scope="module")
+def base(load_base: Callable[[], Any]) -> nn.Module:
+    return load_base()
+
+
+@pytest.fixture(scope="module")
+def adapted(load_base: Callable[[], Any]) -> Any:
+    """The tiny model with a random rank-stabilised adapter on every projection."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"]
+    model = get_peft_model(load_base(), LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=targets))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def at_base(generator: Generator, base: nn.Module) -> Generator:
+    generator.receive(weights_of(base, kind="full"))
+    return generator

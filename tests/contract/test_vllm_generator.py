@@ -16,15 +16,7 @@ from torch import nn
 from medrl.errors import ModelError, WorkerError
 from medrl.rollout.base import GenerateRequest, Generator
 from medrl.types import Prompt
-from tests.contract.test_generator import (  # noqa: F401 - `adapted` is a fixture
-    MANY,
-    SAMPLING,
-    adapted,
-    config_of,
-    gap,
-    make_generator,
-    weights_of,
-)
+from tests.contract.generators import MANY, SAMPLING, config_of, gap, make_generator, weights_of
 
 pytestmark = pytest.mark.vllm
 
@@ -39,7 +31,7 @@ def running(model: Path, **rollout) -> Iterator[Generator]:
 
 
 def test_in_bfloat16_the_adapter_is_merged_before_it_is_rounded(
-        tiny_model: Path, load_base: Callable[[], Any], adapted: Any) -> None:  # noqa: F811
+        tiny_model: Path, load_base: Callable[[], Any], adapted: Any) -> None:
     base = load_base()
     with running(tiny_model, dtype="bfloat16") as generator:
         generator.receive(weights_of(base, kind="full"))
@@ -69,7 +61,7 @@ def test_a_head_that_is_not_tied_is_replaced_too(tmp_path: Path) -> None:
             assert max(gap(c, model) for c in generator.generate(MANY[:6], SAMPLING)) < 1e-3
 
 
-def test_prompts_of_more_tokens_than_one_scheduler_step_holds(tiny_model: Path, adapted: Any) -> None:  # noqa: F811
+def test_prompts_of_more_tokens_than_one_scheduler_step_holds(tiny_model: Path, adapted: Any) -> None:
     """vLLM would cut the prompt that meets the limit in two, and a seeded CPU generator cannot be rewound."""
     length = 250  # not a divisor of vLLM's 4,096 tokens a step on CPU
     requests = [

@@ -133,7 +133,7 @@ def test_tokens_for_tokens_are_recorded_as_what_they_say() -> None:
 def test_several_prompts_are_numbered_on() -> None:
     async def ask_twice() -> Records:
         records = Records()
-        CURRENT.set(RequestContext("r"))
+        CURRENT.set(RequestContext(request_id="r"))
         script = [(0, "a", [1], "stop", spans(OLD)), (1, "b", [1], "stop", spans(OLD))]
         engine = WatchedEngine(PlayedClient(script), records)  # pyright: ignore[reportArgumentType]
         for answers in [engine.generate(PROMPT, params(n=2), f"cmpl-x-{i}") for i in range(2)]:

@@ -20,7 +20,8 @@ from medrl.config.serving import ServeConfig
 from medrl.feedback import FeedbackStore
 from serve.context import HEADER, RequestContexts
 from serve.request_ids import RequestIds
-from serve.routes import OwnRoutes
+from serve.routes import OwnRoutes, own_routes
+from serve.swap.gate import Gate
 from tests.identifiers import found_in, found_under, planted_identifiers
 from tests.serve.clients import ask
 
@@ -38,7 +39,7 @@ def call(config: FeedbackConfig | None, *bodies: Any, key: str = "a") -> list[ht
     """An answer to key "a", then feedback on it by `key`: each body is JSON, or bytes."""
     ids = RequestIds(b"secret")
     vllm = Starlette(routes=[Route("/v1/chat/completions", lambda _: PlainTextResponse("answer"))])
-    app = RequestContexts(OwnRoutes(vllm, ServeConfig(model="m", feedback=config), ids), ids)
+    app = RequestContexts(OwnRoutes(vllm, own_routes(ServeConfig(model="m", feedback=config), ids, Gate(), None)), ids)
     answer = ask(app, "GET", "/v1/chat/completions", headers={"Authorization": "Bearer a"})
     assert answer.text == "answer"
     named = {"request_id": answer.headers[HEADER]}

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "pretrain", "sft", "reward", "dpo", "ppo", "evaluate", "pipeline", "merge", "check", "inspect", "report",
     "serve", "serve-reward", "key", "data", "register", "versions", "promote", "rollback", "audit", "feedback",
-    "demo", "config-docs",
+    "demo", "config-docs", "submit", "jobs", "logs", "stop",
 ]
 HEAVY = ["torch", "ray", "transformers", "vllm", "deepspeed", "peft", "trl", "numpy", "mlflow"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sqlite3
@@ -25,11 +26,8 @@ pytestmark = pytest.mark.heavy
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made once: MLflow takes seconds for it."""
-    from medrl.tracking.mlflow import MlflowTracker
-
     folder = tmp_path_factory.mktemp("template")
-    (folder / "run").mkdir()
-    MlflowTracker(folder / "run").close()
+    track(folder)
     with sqlite3.connect(folder / "mlflow.db") as database:
         for table in ("metrics", "latest_metrics", "params", "tags", "runs", "experiments"):
             database.execute(f"DELETE FROM {table} WHERE {'experiment_id != 0' if table == 'experiments' else '1'}")
@@ -70,6 +68,19 @@ def log(folder: Path, steps: list[int], resume_step: int | None = None, finish: 
     if finish:
         (folder / "summary.json").write_text('{"steps": 4}')
     tracker.close()
+
+
+def track(folder: Path) -> None:
+    from medrl.tracking.mlflow import MlflowTracker
+
+    (folder / "run").mkdir()
+    MlflowTracker(folder / "run").close()
+
+
+def register(folder: Path) -> None:
+    from medrl.registry.mlflow_client import open_client
+
+    open_client(f"sqlite:///{folder / 'mlflow.db'}").search_registered_models()
 
 
 def test_a_finished_run_leaves_settings_metrics_results_and_lineage(run_dir: Path, tmp_path: Path) -> None:
@@ -123,6 +134,19 @@ def test_its_own_telemetry_is_off(run_dir: Path) -> None:
     from mlflow.telemetry.utils import is_telemetry_disabled
 
     assert is_telemetry_disabled() and os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+@pytest.mark.parametrize("open_database", [track, register])
+def test_a_new_database_silences_no_logger(open_database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Alembic's own template for migrations, which MLflow's stem from, disables every logger that exists.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    names = ("medrl", "medrl.models.loading", "serve.app", "somebody.else")
+    before = {name: logging.getLogger(name) for name in names}
+    open_database(tmp_path)
+    assert read(tmp_path, "SELECT count(*) FROM registered_models") == [(0,)]
+    for logger in before.values():
+        assert not logger.disabled and logger.isEnabledFor(logging.WARNING) and logger.propagate
+    assert logging.root.manager.disable < logging.WARNING
 
 
 def test_an_error_names_no_address(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

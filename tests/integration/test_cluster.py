@@ -1,0 +1,151 @@
+"""Jobs on a real cluster of two nodes with token authentication, started by cluster/local.sh."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tests.tiny import save_policy
+
+ROOT = Path(__file__).parents[2]
+NODES, CPUS = 2, 3
+
+# Run in a driver of its own: what the cluster lacks is said before any worker starts.
+CHECKS = """
+import dataclasses
+from medrl.config.common import RayConfig
+from medrl.errors import WorkerError
+from medrl.workers.capacity import RolePlan
+from medrl.workers.cluster import connect
+from medrl.workers.placement import check_cluster
+plan = RolePlan("rollout", 2, 3.0, 0.0, None, "SPREAD", paths=(EXISTS,))
+with connect(RayConfig(address="auto")):
+    check_cluster({"rollout": plan})
+    for change in ({"paths": (EXISTS, "/nowhere/model")}, {"cpus": 4.0}, {"strategy": "STRICT_PACK"}):
+        try:
+            check_cluster({"rollout": dataclasses.replace(plan, **change)})
+        except WorkerError as error:
+            print("REFUSED", str(error).replace(chr(10), " "))
+"""
+
+
+@dataclass
+class Cluster:
+    environment: dict[str, str]
+    address: str  # of Ray itself
+    process: psutil.Process
+
+    def medrl(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.python("-m", "medrl", *words, **environment)
+
+    def python(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *words], cwd=ROOT, env=self.environment | environment,
+                              capture_output=True, text=True, timeout=300)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    home = tmp_path_factory.mktemp("home")
+    port, dashboard = free_ports(2)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    own |= {"HOME": str(home), "PORT": str(port), "DASHBOARD_PORT": str(dashboard), "PYTHON": sys.executable}
+    own["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
+    log = home / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(["bash", ROOT / "cluster/local.sh", str(NODES), str(CPUS)], env=own, stdout=output,
+                                   stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 240
+            while f"{NODES} nodes with" not in log.read_text():
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+            yield Cluster(own, f"127.0.0.1:{port}", psutil.Process(process.pid))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small evaluation: perplexity of one passage."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    save_policy(folder / "model")
+    (folder / "text.jsonl").write_text(json.dumps({"text": "Rest, drink water, and see a doctor."}) + "\n")
+    values = {
+        "name": "tiny", "output_dir": str(folder / "runs"), "model": {"path": str(folder / "model")},
+        "sets": [{"name": "passages", "task": "text", "path": str(folder / "text.jsonl")}],
+        "sampling": {"max_tokens": 8}, "max_length": 64, "rollout": {"engine": "hf"},
+    }
+    (folder / "evaluate.yaml").write_text(yaml.safe_dump(values))
+    return folder / "evaluate.yaml"
+
+
+def test_a_job_runs_is_waited_for_and_listed(cluster: Cluster, config: Path) -> None:
+    done = cluster.medrl("submit", "evaluate", str(config), "--name", "first", "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "asked  evaluation" in done.stdout and done.stdout.rstrip().endswith("job first: SUCCEEDED")
+    assert json.loads((config.parent / "runs/tiny/evaluation.json").read_text())["results"]
+    listed = cluster.medrl("jobs", COLUMNS="120").stdout
+    assert "first" in listed and "SUCCEEDED" in listed
+    assert "asked  evaluation" in cluster.medrl("logs", "first").stdout
+    again = cluster.medrl("submit", "evaluate", str(config), "--name", "first")
+    assert again.returncode == 3 and "first" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_a_request_that_can_never_fit_fails_with_the_numbers(cluster: Cluster, config: Path) -> None:
+    done = cluster.medrl("submit", "evaluate", str(config), "rollout.workers=9", "--name", "large", "--wait")
+    assert done.returncode == 3, done.stdout
+    assert f"(9 CPU, 0 GPU) asked, ({NODES * CPUS} CPU, 0 GPU) there" in done.stdout
+
+
+def test_a_job_that_is_stopped(cluster: Cluster, config: Path) -> None:
+    assert cluster.medrl("submit", "evaluate", str(config), "--name", "stopped").returncode == 0
+    assert "asked to stop" in cluster.medrl("stop", "stopped").stdout
+    followed = cluster.medrl("logs", "stopped", "--follow")
+    assert followed.returncode != 0 and "job stopped: STOPPED" in followed.stdout
+    assert "had already ended: STOPPED" in cluster.medrl("stop", "stopped").stdout
+
+
+def test_a_wrong_token_is_refused(cluster: Cluster, config: Path) -> None:
+    done = cluster.medrl("submit", "evaluate", str(config), RAY_AUTH_TOKEN="wrong")
+    assert done.returncode == 3 and "does not let us in" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nothing_listens_beyond_this_machine(cluster: Cluster) -> None:
+    processes = [cluster.process, *cluster.process.children(recursive=True)]
+    listening = {
+        connection.laddr.ip for process in processes for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_nodes_are_checked_before_workers_start(cluster: Cluster, tmp_path: Path) -> None:
+    script = tmp_path / "checks.py"
+    script.write_text(f"EXISTS = {str(tmp_path)!r}\n{CHECKS}")
+    done = cluster.python(str(script), RAY_AUTH_MODE="token", RAY_ADDRESS=cluster.address, PYTHONPATH=str(ROOT),
+                          RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
+    refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
+    assert len(refused) == 3, done.stdout + done.stderr
+    assert refused[0].count("/nowhere/model  is not on  127.0.0.1") == NODES and str(tmp_path) not in refused[0]
+    assert "room for 0" in refused[1] and "the best node has room for 1" in refused[2]

@@ -1,0 +1,53 @@
+"""What the roles of a run ask for, and what their nodes must see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medrl.config.base import build_config
+from medrl.config.ppo import PpoConfig
+from medrl.errors import ConfigError
+from medrl.workers.paths import unseen
+from medrl.workers.placement import plan_roles
+
+
+def config(**sections: Any) -> PpoConfig:
+    values = {
+        "name": "run", "output_dir": "/shared", "model": {"path": "/m/policy", "tokenizer": "/m/words"}, "lora": {},
+        "data": {"prompts": "p.jsonl"},
+        "reward": {"sources": [{"name": "a", "model": "/m/a"}, {"name": "u", "url": "http://host/score"}]},
+    }
+    return build_config(PpoConfig, values | sections)
+
+
+def test_each_role_names_what_its_nodes_must_see() -> None:
+    paths = {role: plan.paths for role, plan in plan_roles(config()).items()}
+    saved = "/shared/run/config.yaml"
+    assert paths == {
+        "policy": ("/m/policy", "/m/words", saved), "reward": ("/m/a",), "rollout": ("/m/policy", "/m/words"),
+        "critic": ("/m/a", saved),
+    }
+    other = plan_roles(config(critic={"init": "policy"}, reference={"mode": "dedicated"}))
+    assert other["critic"].paths == ("/m/policy", "/m/words", saved)
+    assert other["reference"].paths == ("/m/policy", "/m/words")
+    adapter = plan_roles(config(reference={"mode": "adapter", "adapter": "/m/adapter"}))
+    assert "/m/adapter" in adapter["policy"].paths and "/m/adapter" not in adapter["rollout"].paths
+
+
+def test_learners_are_packed_pools_are_spread_and_labels_bind_roles() -> None:
+    plans = plan_roles(config(ray={"labels": {"rollout": {"zone": "b"}}}))
+    assert {role: plan.strategy for role, plan in plans.items()} == {
+        "policy": "PACK", "critic": "PACK", "reward": "SPREAD", "rollout": "SPREAD"}
+    assert plans["rollout"].labels == {"zone": "b"} and plans["policy"].labels == {}
+    strict = plan_roles(config(ray={"strict_pack": True}))
+    assert strict["policy"].strategy == strict["critic"].strategy == "STRICT_PACK"
+    assert strict["rollout"].strategy == "SPREAD"
+    with pytest.raises(ConfigError, match="ray.labels"):
+        config(ray={"labels": {"rollouts": {"zone": "b"}}})
+
+
+def test_what_is_not_there_is_unseen(tmp_path: Path) -> None:
+    assert unseen([str(tmp_path), "/nowhere/model", "org/not-cached"]) == ["/nowhere/model", "org/not-cached"]
