@@ -11,6 +11,8 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 
+from serve.orphans import end_with_parent
+
 CONFIG = Path(__file__).with_name("quiet_logs.json")
 # Failures before the first request, whose words help.
 BEFORE_REQUESTS = {"EngineCore failed to start.", "WorkerProc failed to start."}
@@ -40,6 +42,7 @@ class QuietFormatter(logging.Formatter):
 
 def quiet_handler() -> logging.Handler:
     """Writes to standard error. From then on Python itself quotes nothing there either."""
+    end_with_parent()  # here because nothing else of ours runs in every process that vLLM starts
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # else a record that cannot be written is shown with its arguments
     traceback.print_exc = lambda *_, **__: _tell(sys.exception())  # how a process of `multiprocessing` ends
