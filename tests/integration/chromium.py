@@ -17,7 +17,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 TIMEOUT = 60.0  # seconds for one answer
-CONTROLS = {"button", "textbox", "checkbox", "spinbutton", "link", "DisclosureTriangle", "radio", "combobox", "form"}
+CONTROLS = {"button", "textbox", "checkbox", "spinbutton", "link", "DisclosureTriangle", "radio", "combobox"}
 TEXTS = """(() => {
   const hex = (c) => "#" + c.match(/\\d+/g).slice(0, 3).map((n) => Number(n).toString(16).padStart(2, "0")).join("");
   const ground = (e) => {
