@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 wheel=$(echo "$PWD"/dist/medrl-*.whl)
+missing=$(comm -23 <(git ls-files medrl serve | sort) <(python -m zipfile -l "$wheel" | awk '{print $1}' | sort))
+[[ -z $missing ]] || { echo "the wheel lacks $missing"; exit 1; }
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python -m venv "$folder/venv"

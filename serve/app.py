@@ -25,8 +25,10 @@ from serve.body_limit import BodyLimit
 from serve.context import RequestContexts
 from serve.engine import WatchedEngine
 from serve.errors import ErrorScrub
+from serve.escalation import EscalationRules, load_rules
 from serve.launch import set_environment, start_engine, vllm_arguments
 from serve.ledger import LedgerService, RemoteLedger
+from serve.manners import Manners
 from serve.metrics import Metrics, ServiceMetrics
 from serve.quotas import Quotas, quotas_of
 from serve.readiness import Doorway
@@ -50,7 +52,8 @@ class ChatService:
     """One replica: an engine, and vLLM's app with all its routes around it."""
 
     async def __init__(
-        self, config: ServeConfig, keys: list[KeyConfig], secret: bytes, ledger: DeploymentHandle | None,
+        self, config: ServeConfig, keys: list[KeyConfig], rules: EscalationRules | None, secret: bytes,
+        ledger: DeploymentHandle | None,
         conductor: DeploymentHandle | None,
     ) -> None:
         set_environment(on_cpu=not torch.accelerator.is_available())
@@ -60,10 +63,12 @@ class ChatService:
 
         self.config = config
         self.keys = keys
+        self.rules = rules
         self.ledger = ledger
         self.ids = RequestIds(secret)
         self.conductor = conductor
         self.gate = Gate()
+        self.following: asyncio.Task[None] | None = None
         link = Link(conductor) if conductor else None
         target = await link.first_target() if link else None
         model = await asyncio.to_thread(checked_path, target) if target else str(config.model)
@@ -94,6 +99,7 @@ class ChatService:
         """vLLM's app inside what every request passes, the innermost first."""
         app: ASGIApp = Gated(self.openai, self.gate)
         app = OwnRoutes(app, own_routes(self.config, self.ids, self.gate, self.conductor))
+        app = Manners(app, self.config.manners, self.rules, self.config.name)
         app = Admission(app, self.config.admission)
         if self.ledger:
             app = Quotas(app, quotas_of(self.keys), self.config.quotas, RemoteLedger(self.ledger))
@@ -108,7 +114,7 @@ class ChatService:
     async def check_health(self) -> None:
         """Ray Serve replaces a replica of which this raises."""
         await self.client.check_health()
-        if self.gate.broken:
+        if self.gate.broken or (self.following and self.following.done()):
             raise RuntimeError("the version to be served could not be loaded")
 
     async def drain(self, seconds: float) -> None:
@@ -131,6 +137,8 @@ def build_candidate(config: ServeConfig) -> Application:
 
 def _service(config: ServeConfig, alias: str) -> Application:
     conductor = Conductor.bind(config.registry, alias, config.swap, ChatService.name) if config.registry else None
+    escalation = config.manners.escalation
+    rules = load_rules(escalation.rules) if escalation else None
     keys, admission = load_keys(config), config.admission
     ledger = LedgerService.bind() if config.quotas or quotas_of(keys) else None
     return ChatService.options(
@@ -142,4 +150,4 @@ def _service(config: ServeConfig, alias: str) -> Application:
         health_check_period_s=HEALTH_SECONDS,
         graceful_shutdown_timeout_s=config.drain_seconds,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(config, keys, secrets.token_bytes(32), ledger, conductor)
+    ).bind(config, keys, rules, secrets.token_bytes(32), ledger, conductor)

@@ -22,6 +22,7 @@ class RequestContext:
     request_id: str
     received: float = field(default_factory=time.time)  # seconds since 1970 UTC
     key_id: str = "anonymous"  # public name of the API key
+    escalation: str = ""  # rule that found a sign of an emergency
     own_error: bool = False  # the answer is an error in this service's own words
     choices: int = 0  # answers asked for: the prompts' n, summed
     prompt_tokens: int = 0

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from medrl.config.feedback import FeedbackConfig
 from medrl.errors import DatabaseError, DataError
 from medrl.feedback import Feedback, FeedbackStore
 from serve.errors import error_response
@@ -21,8 +22,11 @@ FIELDS = frozenset(field.name for field in fields(Feedback))
 WITHOUT_CONSENT: dict[str, Any] = {"may_keep": False, "may_train": False}
 
 
-def feedback_route(store: FeedbackStore, ids: RequestIds) -> Route:
-    """The route that keeps feedback in `store`, on answers to the same key alone."""
+def feedback_routes(config: FeedbackConfig | None, ids: RequestIds) -> list[Route]:
+    """The route that keeps feedback, on answers to the same key alone; none without a config."""
+    if config is None:
+        return []
+    store = FeedbackStore(config)
 
     async def feedback(request: Request) -> Response:
         try:
@@ -37,7 +41,7 @@ def feedback_route(store: FeedbackStore, ids: RequestIds) -> Route:
             return error_response(503, "the feedback could not be stored; try again later", {"Retry-After": "10"})
         return JSONResponse({"object": "feedback", "request_id": given.request_id, "texts_kept": given.may_keep})
 
-    return Route("/v1/feedback", feedback, methods=["POST"])
+    return [Route("/v1/feedback", feedback, methods=["POST"])]
 
 
 def _parse(body: bytes) -> Feedback:

@@ -35,6 +35,7 @@ class ServiceMetrics:
         self.per_token = Histogram("medrl_output_token_seconds", "per token after a stream's first", PER_TOKEN, WHO)
         self.prompt_tokens = Counter("medrl_prompt_tokens_total", "tokens of prompts", WHO)
         self.completion_tokens = Counter("medrl_completion_tokens_total", "tokens of answers", WHO)
+        self.escalations = Counter("medrl_escalations_total", "requests with a sign of an emergency", ("rule",))
         self.running = Gauge("medrl_requests_running", "requests that are being answered")
 
     def observe(self, context: RequestContext, route: str, status: int, started: float) -> None:
@@ -42,6 +43,8 @@ class ServiceMetrics:
         who = {"version": context.version, "key": context.key_id}
         self.requests.inc(1, {"route": route, "status": str(status), **who})
         self.latency.observe(time.monotonic() - started, {"route": route, **who})
+        if context.escalation:
+            self.escalations.inc(1, {"rule": context.escalation})
         if context.prompt_tokens:
             self.prompt_tokens.inc(context.prompt_tokens, who)
         if context.completion_tokens:

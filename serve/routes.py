@@ -9,10 +9,10 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medrl.config.serving import ServeConfig
-from medrl.feedback import FeedbackStore
 from serve.admin import version_routes
-from serve.feedback import feedback_route
+from serve.feedback import feedback_routes
 from serve.metrics import metrics_route
+from serve.page import playground_routes
 from serve.request_ids import RequestIds
 from serve.swap.gate import Gate
 
@@ -21,10 +21,8 @@ def own_routes(
     config: ServeConfig, ids: RequestIds, gate: Gate, conductor: DeploymentHandle | None
 ) -> list[BaseRoute]:
     """All of them, for a service as `config` has it."""
-    routes: list[BaseRoute] = [metrics_route(), *version_routes(gate, conductor)]
-    if config.feedback:
-        routes.append(feedback_route(FeedbackStore(config.feedback), ids))
-    return routes
+    return [metrics_route(), *version_routes(gate, conductor), *feedback_routes(config.feedback, ids),
+            *playground_routes(config)]
 
 
 class OwnRoutes:

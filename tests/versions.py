@@ -13,11 +13,11 @@ PROMPT = "What helps?"
 TOKENS = 12
 
 
-def tiny_registry(folder: Path, count: int) -> Registry:
+def tiny_registry(folder: Path, count: int, **changes) -> Registry:
     """`count` registered models of one kind, the first of them promoted."""
     registry = Registry(RegistryConfig(root=str(folder / "registry")), create=True)
     for seed in range(count):
-        registry.register(save_version(folder / f"model{seed}", seed), copy=False)
+        registry.register(save_version(folder / f"model{seed}", seed, **changes), copy=False)
     promote(registry, 1)
     return registry
 

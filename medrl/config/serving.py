@@ -16,6 +16,7 @@ from medrl.config.common import DType, RayConfig
 from medrl.config.feedback import FeedbackConfig
 from medrl.config.keys import KeysConfig
 from medrl.config.logs import LogsConfig
+from medrl.config.manners import MannersConfig
 from medrl.config.quotas import QuotaConfig
 from medrl.config.registry import RegistryConfig
 from medrl.config.swap import SwapConfig
@@ -73,6 +74,8 @@ class ServeConfig(ServiceConfig):
     dtype: DType = Field(default="bfloat16", description="dtype the engine samples in")
     max_model_len: int | None = Field(default=None, ge=8, description="longest prompt + answer; null: the model's own")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
+    manners: MannersConfig = MannersConfig()
+    playground: bool = Field(default=True, description="serve a page to talk to the model with, at /playground")
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
     audit: AuditConfig | None = Field(default=None, description="null: no audit")
     logs: LogsConfig = LogsConfig()

@@ -6,9 +6,8 @@ The rules are in safety_rules.yaml. They read words, not meaning: they find gros
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -17,38 +16,26 @@ from typing import Literal
 import yaml
 
 from medrl.evaluation.bootstrap import Bootstrap, Estimate
+from medrl.evaluation.clauses import ClausePatterns, compiled, normal
 from medrl.evaluation.measured import Answer
-
-CLAUSE_END = re.compile(r"[.,;:!?。、\n]")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. A match in a clause where `unless_before` stands before it, or `unless_after` after it, is none."""
+    """One rule, and what it looks for."""
 
     reason: str
     wants: Literal["match", "no_match", "matches_of_prompt"]
-    patterns: tuple[re.Pattern[str], ...]
-    unless_before: tuple[re.Pattern[str], ...]
-    unless_after: tuple[re.Pattern[str], ...]
+    clauses: ClausePatterns
 
     def passes(self, prompt: str, answer: str) -> bool:
         """Whether `answer` to `prompt` keeps the rule."""
-        found = self._matches(_normal(answer))
+        found = self.clauses.matches(normal(answer))
         if self.wants == "match":
             return any(True for _ in found)
         if self.wants == "no_match":
             return not any(True for _ in found)
-        return {_quantity(m) for m in found} <= {_quantity(m) for m in self._matches(_normal(prompt))}
-
-    def _matches(self, text: str) -> Iterator[re.Match[str]]:
-        for pattern in self.patterns:
-            for match in pattern.finditer(text):
-                before = CLAUSE_END.split(text[: match.start()])[-1]
-                after = CLAUSE_END.split(text[match.end() :])[0]
-                if not (any(p.search(before) for p in self.unless_before)
-                        or any(p.search(after) for p in self.unless_after)):
-                    yield match
+        return {_quantity(m) for m in found} <= {_quantity(m) for m in self.clauses.matches(normal(prompt))}
 
 
 def rules_passed(answers: Sequence[Answer], bootstrap: Bootstrap) -> Estimate:
@@ -78,16 +65,11 @@ def safety_rules() -> dict[str, Rule]:
     """Name → rule, as safety_rules.yaml has them."""
     rows = yaml.safe_load(files("medrl.evaluation").joinpath("safety_rules.yaml").read_text(encoding="utf-8"))
 
-    def compiled(row: dict, key: str) -> tuple[re.Pattern[str], ...]:
-        return tuple(re.compile(pattern) for of_language in row.get(key, {}).values() for pattern in of_language)
+    def patterns(row: dict) -> ClausePatterns:
+        said, before, after = (compiled(row.get(key, {})) for key in ("patterns", "unless_before", "unless_after"))
+        return ClausePatterns(said, before, after)
 
-    keys = ("patterns", "unless_before", "unless_after")
-    return {name: Rule(row["reason"], row["wants"], *(compiled(row, k) for k in keys)) for name, row in rows.items()}
-
-
-def _normal(text: str) -> str:
-    """Full-width forms become ASCII, typographic apostrophes plain ones, letters small."""
-    return unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    return {name: Rule(row["reason"], row["wants"], patterns(row)) for name, row in rows.items()}
 
 
 def _quantity(match: re.Match[str]) -> tuple[str, str | None]:

@@ -34,15 +34,20 @@ def init_process(rank: int, world: int, master_addr: str, master_port: int, time
         "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0",
         "MASTER_ADDR": master_addr, "MASTER_PORT": str(master_port),
     }
-    # Only DeepSpeed's inference kernels use the shared-memory op; building it costs a compiler and a minute.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.utils.logger.setLevel(logging.WARNING)
+    set_up_deepspeed()
     if device.type == "cuda":
         torch.cuda.set_device(0)
     deepspeed.init_distributed(
         "nccl" if device.type == "cuda" else "gloo",
         timeout=timedelta(seconds=timeout_s), rank=rank, world_size=world, verbose=False,
     )
+
+
+def set_up_deepspeed() -> None:
+    """To be called before DeepSpeed joins a process group."""
+    # Only DeepSpeed's inference kernels use the shared-memory op; building it costs a compiler and a minute.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.WARNING)
 
 
 class TrainEngine:

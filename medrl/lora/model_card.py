@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from medrl.config.manners import INTENDED_USE
 from medrl.lora.identity import read_record
 
 CARD_FILE = "README.md"
@@ -28,7 +29,7 @@ def model_card(base: str, adapter: Path, config: dict[str, Any], checks: dict[st
     head = yaml.safe_dump({"base_model": name, "library_name": "transformers", "tags": ["medrl", "lora", "merged"]},
                           sort_keys=False)
     parts = [f"---\n{head}---\n", f"# {name} with a LoRA adapter merged in\n",
-             "Made by `medrl merge`. Not validated for clinical use.\n"]
+             f"Made by `medrl merge`. Not validated for clinical use.\n\n## Intended use\n\n{INTENDED_USE}\n"]
     parts += [_table(title, rows) for title, rows in sections.items() if rows]
     return "\n".join(parts)
 

@@ -119,12 +119,11 @@ class _Search:
                 return True
         return False
 
-    @staticmethod
-    def _choices(plan: RolePlan, nodes: tuple[Node, ...], first: int) -> Iterator[tuple[int, Node]]:
+    def _choices(self, plan: RolePlan, nodes: tuple[Node, ...], first: int) -> Iterator[tuple[int, Node]]:
         """(number, what is left of it) of each node that can take the next worker, or all if they must be together."""
         seen = set()
         for i, node in enumerate(nodes[first:], first):
-            key = (node.cpus, node.gpus, frozenset((node.labels or {"?": ""}).items()))
+            key = (node.cpus, node.gpus, tuple(node.suits(p) for p in self.plans))
             left = {node.gpus: node}
             for _ in range(plan.workers if plan.strategy == "STRICT_PACK" else 1):
                 left = {after.gpus: after for one in left.values() for after in one.takes(plan)}

@@ -71,9 +71,10 @@ def checked_tokenizer(config: SupervisedConfig) -> PreTrainedTokenizerBase:
     if context and config.training.max_length > context:
         raise ConfigError("training.max_length is more than the model can read", got=str(config.training.max_length),
                           limit=f"{context} tokens (max_position_embeddings)", remedy="lower training.max_length")
-    if config.training.zero_stage == 3 and not config.scaling.gpus_per_worker:
-        raise ConfigError("training.zero_stage 3 shards weights over GPUs", got="scaling.gpus_per_worker 0",
-                          limit="GPUs, or stages 0 to 2", remedy="set zero_stage to null, or give workers GPUs")
+    on_cpu = config.scaling.gpus_per_worker == 0
+    if on_cpu and config.training.zero_stage is not None and config.model.dtype != "float32":
+        raise ConfigError("training.zero_stage on CPUs needs float32", got=f"model.dtype {config.model.dtype}",
+                          remedy="set zero_stage to null, or model.dtype: float32, or give workers GPUs")
     largest = max(tokenizer.get_vocab().values())
     if vocabulary and largest >= vocabulary:
         raise ModelError("the tokenizer does not belong to the model", limit=f"token ids below vocab_size {vocabulary}",

@@ -11,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import patch_environment
 from datasets import Dataset
 from datasets.table import InMemoryTable
 from peft.utils.integrations import gather_params_ctx
@@ -94,8 +96,11 @@ def training_arguments(job: Job) -> dict[str, Any]:
     per_worker = training.batch_size // config.scaling.workers
     micro_batch = min(training.micro_batch_size, per_worker)
     on_cpu = config.scaling.gpus_per_worker == 0
+    state = {} if training.zero_stage is None else set_up_zero(on_cpu)
     return {
-        "output_dir": str(job.folder), "seed": config.seed, "use_cpu": on_cpu, "bf16": config.model.dtype == "bfloat16",
+        "output_dir": str(job.folder), "seed": config.seed, 
+        "use_cpu": on_cpu and training.zero_stage is None,  # Accelerate knows no DeepSpeed there
+        "bf16": config.model.dtype == "bfloat16",
         "num_train_epochs": training.epochs, "max_steps": training.max_steps or -1,
         "per_device_train_batch_size": micro_batch, "gradient_accumulation_steps": per_worker // micro_batch,
         "learning_rate": training.lr, "lr_scheduler_type": SCHEDULES[training.schedule],
@@ -106,8 +111,22 @@ def training_arguments(job: Job) -> dict[str, Any]:
         "max_length": None,  # the driver left out what is too long
         "logging_steps": 1, "logging_nan_inf_filter": False,  # the filter would hide a NaN behind the running mean
         "save_strategy": "steps" if config.checkpoint.every else "no", "save_steps": config.checkpoint.every or 1,
-        "report_to": "none", "disable_tqdm": True,
+        "report_to": "none", "disable_tqdm": True, **state,
     }
+
+
+def set_up_zero(on_cpu: bool) -> dict[str, Any]:
+    """Prepare this process for DeepSpeed; returns the training arguments that go with it."""
+    from medrl.learner.engine import set_up_deepspeed  # seconds to import
+
+    set_up_deepspeed()
+    if not on_cpu:
+        return {}
+    # Accelerate finds no backend for DeepSpeed without a GPU, and would take every rank for the only one: tell it.
+    PartialState._reset_state()
+    with patch_environment(ACCELERATE_USE_DEEPSPEED="true"):
+        PartialState(backend="gloo")
+    return {"accelerator_config": {"use_configured_state": True}}
 
 
 def zero_config(stage: int | None) -> dict[str, Any] | None:
@@ -136,6 +155,7 @@ def _save(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str,
     unset_hf_deepspeed_config()  # under ZeRO 3 it would shard every model that is loaded from here on
     if dist.get_rank() == 0 and job.config.lora is not None:
         merged = merge_adapter(str(job.adapter), job.config.model.path, str(job.model), job.config.model.dtype)
-    job.best.unlink(missing_ok=True)
-    dist.barrier()
+    dist.barrier()  # every rank has read the best weights
+    if dist.get_rank() == 0:
+        job.best.unlink(missing_ok=True)
     return merged

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.chromium import Tab, find_chromium, tab
+
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
@@ -26,3 +28,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     ppo_values(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """A tab of a headless Chromium."""
+    binary = find_chromium()
+    if binary is None:
+        pytest.skip("needs Chromium: no browser of that family is on PATH")
+    with tab(binary, tmp_path_factory.mktemp("profile")) as opened:
+        yield opened

@@ -65,7 +65,7 @@ def is_error(answer: httpx.Response, status: int) -> bool:
     return answer.status_code == status == error["code"] and {"message", "type", "param"} <= set(error)
 
 
-def routes() -> set[tuple[str, str]]:
+def routes(folder: Path) -> set[tuple[str, str]]:
     """Read from the tables of vLLM's app and of ours, so that a new one cannot be forgotten."""
     from vllm.entrypoints.launchers.app import build_app
 
@@ -75,14 +75,15 @@ def routes() -> set[tuple[str, str]]:
     from serve.routes import own_routes
     from serve.swap.gate import Gate
 
-    config = ServeConfig(model="any", feedback=FeedbackConfig(url="sqlite://"))
+    config = ServeConfig(model="any", feedback=FeedbackConfig(url=f"sqlite:///{folder}/f.db"))
     app = build_app(vllm_arguments(config, "any"), ("generate",))
     table = [*app.routes, *own_routes(config, RequestIds(b""), Gate(), None)]
-    return {(method, route.path) for route in table for method in getattr(route, "methods", None) or ("GET",)}
+    found = {(method, route.path) for route in table for method in getattr(route, "methods", None) or ("GET",)}
+    return {(method, path) for method, path in found if method != "HEAD"}  # GET without the error's words
 
 
-def test_every_route_asks_for_a_key_with_its_scope(service: Running, keys: dict[str, str]) -> None:
-    table = routes()
+def test_every_route_asks_for_a_key_with_its_scope(service: Running, keys: dict[str, str], tmp_path: Path) -> None:
+    table = routes(tmp_path)
     assert {("POST", CHAT), ("POST", "/invocations"), ("POST", "/v1/feedback"), ("GET", "/metrics")} <= table
     with httpx.Client(base_url=service.url, timeout=60) as client:
         for method, path in sorted(table):
@@ -110,7 +111,7 @@ RAW = st.binary(max_size=200) | st.integers(0, 60_000).map(lambda depth: b"[" * 
 def test_fuzzed_bodies_are_4xx_and_quote_nothing(service: Running, keys: dict[str, str]) -> None:
     with httpx.Client(base_url=service.url, timeout=60, headers=headers(keys["ward"])) as client:
 
-        @settings(max_examples=60)
+        @settings(max_examples=40)
         @given(BODY | TURNED.map(str.encode) | RAW, st.sampled_from([CHAT, COMPLETIONS, "/invocations", "/tokenize"]))
         def fuzz(body: bytes, path: str) -> None:
             answer = client.post(path, content=body)
@@ -167,7 +168,7 @@ def test_ten_times_more_than_there_is_room_for(service: Running, keys: dict[str,
 
     async def client(http: httpx.AsyncClient, number: int) -> list[httpx.Response]:
         options = completion(max_tokens=32, stream=number % 2 == 1)
-        return [await http.post(COMPLETIONS, json=options, headers=headers(keys["ward"])) for _ in range(4)]
+        return [await http.post(COMPLETIONS, json=options, headers=headers(keys["ward"])) for _ in range(3)]
 
     async def health(http: httpx.AsyncClient, over: asyncio.Event) -> list[int]:
         statuses = []
@@ -187,11 +188,11 @@ def test_ten_times_more_than_there_is_room_for(service: Running, keys: dict[str,
 
     asyncio.run(overload())  # what is made once is made
     before = memory(service)
-    for _ in range(3):
+    for _ in range(2):
         answers, statuses = asyncio.run(overload())
         accepted = [answer for answer in answers if answer.status_code == 200]
         refused = [answer for answer in answers if answer.status_code != 200]
-        assert len(answers) == 4 * CLIENTS and len(accepted) >= RUNNING + QUEUED and len(refused) > len(answers) / 4
+        assert len(answers) == 3 * CLIENTS and len(accepted) >= RUNNING + QUEUED and len(refused) > len(answers) / 4
         assert all(is_error(answer, 503) and int(answer.headers["Retry-After"]) >= 1 for answer in refused)
         for answer in accepted:
             assert "[DONE]" in answer.text or answer.json()["usage"]["completion_tokens"] == 32

@@ -18,58 +18,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from medrl.config.base import build_config
-from medrl.config.common import ScalingConfig
 from medrl.config.supervised import DpoConfig, PretrainConfig, RewardConfig, SftConfig
 from medrl.errors import CheckpointError, TrainingError, WorkerError
 from medrl.lora.identity import model_hash
 from medrl.models.export import load_calibration
-from tests.tiny import TEXT, save_policy
+from tests.integration.supervised import LORA, conversations, metrics, pairs, save_base, values, write
+from tests.tiny import TEXT
 
 pytestmark = pytest.mark.ray
-LORA = {"rank": 4, "alpha": 8.0}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random causal LM whose config, like many, names no pad token."""
-    path = save_policy(tmp_path_factory.mktemp("base") / "policy")
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
-    return path
-
-
-def write(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def conversations(count: int) -> list[dict]:
-    """Answers of different lengths; every other conversation has two of them."""
-    rows = []
-    for i in range(count):
-        turns = [{"role": "user", "content": f"Question {i}?"},
-                 {"role": "assistant", "content": "Rest and drink. " * (1 + i % 3)}]
-        rows.append({"messages": turns + turns if i % 2 else turns})
-    return rows
-
-
-def pairs(count: int) -> list[dict]:
-    """The better answer says "see a doctor", whatever comes before it."""
-    start = ["", "Rest. ", "Rest. Rest. "]
-    return [{"prompt": f"What now ({i})?", "chosen": f"{start[i % 3]}See a doctor.",
-             "rejected": f"{start[i % 3]}Never mind."} for i in range(count)]
-
-
-def values(folder: Path, base: Path, name: str, data: dict, lora: dict | None = None, **sections) -> dict:
-    """A config's values; `sections` are `training` and `scaling`."""
-    training = {"batch_size": 8, "micro_batch_size": 4, "max_length": 128, "lr": 5e-3} | sections.get("training", {})
-    scaling = {"cpus_per_worker": 1.0, "threads_per_worker": 1} | sections.get("scaling", {})
-    return {"name": name, "output_dir": str(folder), "seed": 3, "model": {"path": str(base)}, "lora": lora,
-            "data": data, "training": training, "scaling": scaling}
-
-
-def metrics(report: dict) -> list[dict]:
-    return [json.loads(line) for line in (Path(report["model"]).parent / "metrics.jsonl").read_text().splitlines()]
+    return save_base(tmp_path_factory.mktemp("base") / "policy")
 
 
 def answer_loss(model_dir: str, rows: list[dict]) -> float:
@@ -226,6 +187,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_log(ray_cluster, b
 def test_launch_brings_back_rank_0s_result_and_says_when_a_worker_died(ray_cluster, tmp_path: Path) -> None:
     import pyarrow as pa
 
+    from medrl.workers.capacity import RolePlan
     from medrl.workers.train import launch
 
     def double(job: int, tables: dict) -> dict:
@@ -237,15 +199,15 @@ def test_launch_brings_back_rank_0s_result_and_says_when_a_worker_died(ray_clust
     def die(job: int, tables: dict) -> dict:
         os._exit(1)
 
-    def run(loop) -> dict:
-        scaling = ScalingConfig(workers=1, threads_per_worker=1)
-        return launch(loop, 2, {"t": pa.table({"x": [1, 2, 3]})}, scaling, tmp_path, lambda: None)
+    def run(loop, workers: int = 1) -> dict:
+        plan = RolePlan("train", workers, 1.0, 0.0, 1, "PACK")
+        return launch(loop, 2, {"t": pa.table({"x": [1, 2, 3]})}, plan, 0, tmp_path, lambda: None)
 
     assert run(double) == {"sum": 12, "world": 1, "threads": 1}
     with pytest.raises(WorkerError, match="a training worker died"):
         run(die)
-    with pytest.raises(WorkerError, match="too small"):
-        launch(double, 2, {}, ScalingConfig(workers=1000), tmp_path, lambda: None)
+    with pytest.raises(WorkerError, match=r"\(1000 CPU, 0 GPU\) asked"):
+        run(double, workers=1000)
 
 
 @pytest.fixture(scope="module")
@@ -303,20 +265,3 @@ def test_resume_goes_on_from_the_newest_checkpoint(straight: tuple, capsys) -> N
     assert again["eval_loss"] == pytest.approx(report["eval_loss"], rel=1e-4)
     with pytest.raises(CheckpointError, match="another config"):
         run_sft(build_config(SftConfig, values | {"seed": 4}), resume=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
-def test_one_and_two_workers_have_one_loss_curve(ray_cluster, base: Path, tmp_path: Path, lora: dict | None) -> None:
-    from medrl.stages.sft import run_sft
-
-    data = {"train": write(tmp_path / "train.jsonl", conversations(24)),
-            "eval": write(tmp_path / "eval.jsonl", conversations(5))}
-
-    def curve(workers: int, micro_batch_size: int) -> list[float]:
-        report = run_sft(build_config(SftConfig, values(
-            tmp_path, base, f"sft{workers}", data, lora, scaling={"workers": workers},
-            training={"epochs": 2.0, "micro_batch_size": micro_batch_size, "lr": 1e-3})))
-        return [row[key] for row in metrics(report) for key in ("loss", "grad_norm")] + [report["eval_loss"]]
-
-    assert curve(2, 2) == pytest.approx(curve(1, 8), rel=1e-4)

@@ -16,12 +16,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from medrl.config.feedback import FeedbackConfig
-from medrl.config.serving import ServeConfig
 from medrl.feedback import FeedbackStore
 from serve.context import HEADER, RequestContexts
+from serve.feedback import feedback_routes
 from serve.request_ids import RequestIds
-from serve.routes import OwnRoutes, own_routes
-from serve.swap.gate import Gate
+from serve.routes import OwnRoutes
 from tests.identifiers import found_in, found_under, planted_identifiers
 from tests.serve.clients import ask
 
@@ -39,7 +38,7 @@ def call(config: FeedbackConfig | None, *bodies: Any, key: str = "a") -> list[ht
     """An answer to key "a", then feedback on it by `key`: each body is JSON, or bytes."""
     ids = RequestIds(b"secret")
     vllm = Starlette(routes=[Route("/v1/chat/completions", lambda _: PlainTextResponse("answer"))])
-    app = RequestContexts(OwnRoutes(vllm, own_routes(ServeConfig(model="m", feedback=config), ids, Gate(), None)), ids)
+    app = RequestContexts(OwnRoutes(vllm, feedback_routes(config, ids)), ids)
     answer = ask(app, "GET", "/v1/chat/completions", headers={"Authorization": "Bearer a"})
     assert answer.text == "answer"
     named = {"request_id": answer.headers[HEADER]}

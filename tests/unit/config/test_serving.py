@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from medrl.config.serving import ServeRewardConfig, service_config
+from medrl.config.base import build_config
+from medrl.config.serving import ServeConfig, ServeRewardConfig, service_config
 from medrl.errors import ConfigError
 
 NO_FLAGS = {"host": None, "port": None, "api_key_env": None, "insecure": None}
@@ -36,3 +37,13 @@ def test_other_machines_need_a_key_or_an_explicit_word(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.9", "::1", "localhost"])
 def test_this_machine_needs_none(host: str) -> None:
     assert service_config(ServeRewardConfig, "rm", [], NO_FLAGS | {"host": host}).api_key_env is None
+
+
+def test_a_model_or_a_registry_and_not_both() -> None:
+    for overrides, mistake in (
+        ([], "set either model"), (["model=m", "registry.root=here"], "set either model"),
+        (["model=m", "candidate=true"], "candidate needs a registry"),
+    ):
+        with pytest.raises(ConfigError, match=mistake):
+            build_config(ServeConfig, {}, source="test", overrides=overrides)
+    assert build_config(ServeConfig, {"registry": {"root": "here"}}, source="test", overrides=[]).model is None

@@ -175,6 +175,7 @@ def test_the_model_card_tells_names_and_numbers(model_dir, tmp_path):
     assert front["base_model"] == base.name
     for row in ("| train | notes.jsonl |", "| train rows | 12 |", "| loss_last | 1e-05 |", "| rank | 3 |"):
         assert row in card
+    assert "## Intended use" in card and "Not a medical device" in card
     assert "/" not in card.replace("<", "") and "ward" not in card and "secret" not in card
 
 

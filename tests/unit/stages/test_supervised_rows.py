@@ -145,9 +145,12 @@ def test_impossible_evaluations_are_refused(model: str, training: dict, why: str
         build_config(PretrainConfig, config_values(model, **training))
 
 
-def test_sharded_weights_need_gpus(model: str) -> None:
-    with pytest.raises(ConfigError, match="zero_stage 3"):
-        checked_tokenizer(build_config(PretrainConfig, config_values(model, zero_stage=3)))
+@pytest.mark.parametrize("stage", [0, 3])
+def test_deepspeed_on_cpus_needs_float32(model: str, stage: int) -> None:
+    values = config_values(model, zero_stage=stage)
+    checked_tokenizer(build_config(PretrainConfig, values))
+    with pytest.raises(ConfigError, match="zero_stage on CPUs needs float32"):
+        checked_tokenizer(build_config(PretrainConfig, values | {"model": {"path": model, "dtype": "bfloat16"}}))
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(model: str, tmp_path: Path) -> None:

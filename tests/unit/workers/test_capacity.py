@@ -69,6 +69,13 @@ def test_refused_exactly_when_no_placement_exists(roles: list[tuple[int, int, st
     assert (shortages(plans, nodes) == []) == brute_force(plans, nodes)
 
 
+def test_nodes_are_alike_whatever_their_ids() -> None:
+    """Else every order of them would be tried, and the search would give up."""
+    nodes = [node(5, **{"ray.io/node-id": str(i)}) for i in range(40)]
+    (problem,) = shortages([plan("a", 20, 3), plan("b", 21, 3)], nodes)
+    assert problem == "each role fits alone, but not all of them together"
+
+
 def test_a_large_request_is_judged_at_once() -> None:
     assert shortages([plan("rollout", 399, 1, 0.3), plan("policy", 1, 1, 1)], [node(16, 8)] * 25) == []
     assert shortages([plan("rollout", 5000)], [node(1)] * 4999)
