@@ -13,7 +13,7 @@ from tests.conformance.service import VARIABLE
 
 SERVICE: dict[str, Any] = json.loads(os.environ[VARIABLE])
 # Routes on which vLLM itself answers 5xx to some request that its schema allows.
-VLLMS_OWN: dict[str, set[int]] = {}
+VLLMS_OWN = {"/v1/systemone": {501}}  # no structured decisions with this kind of model
 
 schema = schemathesis.openapi.from_path(SERVICE["openapi"])
 
