@@ -29,6 +29,8 @@ def vllm_words(config: ServeConfig, model: str) -> list[str]:
         "--model", model, "--served-model-name", config.name, "--dtype", config.dtype,
         "--disable-fastapi-docs", "--load-format", "safetensors",
         "--worker-extension-cls", "serve.swap.worker.Loading",
+        # A weak model that may would write blanks between two words of JSON until its tokens are spent.
+        "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ]
     if config.max_model_len:
         words += ["--max-model-len", str(config.max_model_len)]

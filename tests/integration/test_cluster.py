@@ -19,6 +19,7 @@ import yaml
 
 from tests.tiny import save_policy
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 NODES, CPUS = 2, 3
 

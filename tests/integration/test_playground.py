@@ -17,7 +17,7 @@ from tests.integration.chromium import Tab, contrast
 from tests.services import Running, running_service
 from tests.versions import tiny_registry
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 VARIABLE, KEY = "MEDRL_TEST_PLAYGROUND_KEY", "tiny-key"
 QUESTION = "What helps against a cold?"
 LONG = "长" * 300 + " " + "A" * 400

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine
 from medrl.lora.identity import model_hash
 from tests.services import ROOT, running_service
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 KEY = "0123456789abcdef" * 4
 ENVIRONMENT = os.environ | {"MEDRL_AUDIT_KEY": KEY}
 SETTINGS = ["dtype=float32", "kv_cache_gib=0.25", "max_model_len=128"]

@@ -22,7 +22,7 @@ from serve.scopes import INFER, OPEN
 from tests.identifiers import found_in, planted_identifiers
 from tests.services import Running, running_service
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 RUNNING, QUEUED = 2, 2
 CLIENTS = 10 * (RUNNING + QUEUED)
 SETTINGS = [

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.services import Running, running_service
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 VARIABLE, KEY = "MEDRL_TEST_CHAT_KEY", "tiny-key"
 LONG = 2000  # tokens: seconds of work
 CHAT = "/v1/chat/completions"

@@ -20,7 +20,7 @@ from tests.integration.swap_clients import Clients
 from tests.services import running_service
 from tests.versions import greedy_answer, promote, save_version, tiny_registry
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 VARIABLE, KEY = "MEDRL_TEST_SWAP_KEY", "tiny-key"
 SWAPS = 20
 
