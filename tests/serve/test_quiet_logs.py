@@ -28,10 +28,12 @@ def _set_up() -> Iterator[None]:
     root, vllm = logging.getLogger(), logging.getLogger("vllm")
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in (root, vllm)]
     loud, hooks = logging.raiseExceptions, (traceback.print_exc, sys.excepthook, threading.excepthook)
+    known, logging._handlerList = logging._handlerList, []  # dictConfig would close other tests' handlers, and pytest's
     logging.config.dictConfig(json.loads(CONFIG.read_text()))
     try:
         yield
     finally:
+        logging._handlerList = known
         logging.captureWarnings(False)
         logging.raiseExceptions = loud
         traceback.print_exc, sys.excepthook, threading.excepthook = hooks
