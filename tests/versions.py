@@ -36,13 +36,11 @@ def promote(registry: Registry, number: int) -> None:
     registry.promote(str(number), force=True, reason="a test")
 
 
-def greedy_answer(model: Path, prompt: str = PROMPT, tokens: int = TOKENS) -> str:
-    """What transformers' own generation says."""
+def greedy_answer(model: Path, prompt: str = PROMPT, tokens: int = TOKENS) -> list[int]:
+    """The tokens of transformers' own generation."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
     network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    ids = torch.tensor([tokenizer.encode(prompt)])
-    answer = network.generate(ids, do_sample=False, max_new_tokens=tokens, eos_token_id=-1)[0, ids.shape[1]:]
-    return tokenizer.decode(answer)
+    ids = torch.tensor([AutoTokenizer.from_pretrained(model).encode(prompt)])
+    return network.generate(ids, do_sample=False, max_new_tokens=tokens, eos_token_id=-1)[0, ids.shape[1]:].tolist()

@@ -70,7 +70,7 @@ class Gated:
     """ASGI middleware: everything but GET and HEAD passes the gate, and its answer names the version it comes from.
 
     The gate stands outside the engine, not in its scheduler: a request may become several there (`n`, a list of
-    prompts, beam search), and all of them have to see the same weights. It also makes the header true, which goes out
+    prompts), and all of them have to see the same weights. It also makes the header true, which goes out
     before the first token.
     """
 

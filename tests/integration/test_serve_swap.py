@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ import httpx
 import psutil
 import pytest
 
+from medrl.audit.key import load_key
+from medrl.audit.store import AuditStore
+from medrl.audit.verify import rows
+from medrl.config.audit import AuditConfig
 from medrl.registry.store import Registry
 from tests.integration.swap_clients import Clients
 from tests.services import running_service
@@ -32,8 +36,9 @@ class Service:
     url: str
     process: psutil.Process
     registry: Registry
-    answers: dict[str, str]
+    answers: dict[str, list[int]]
     checksums: dict[str, str]
+    audit: AuditConfig
 
     def ask(self, method: str, path: str) -> dict[str, Any]:
         answer = httpx.request(method, self.url + path, headers={"Authorization": f"Bearer {KEY}"}, timeout=300)
@@ -47,7 +52,19 @@ class Service:
         return self.ask("POST", "/admin/swap")["last_swap"]
 
     def clients(self, count: int = 8) -> Clients:
-        return Clients(self.url, KEY, self.answers, self.checksums, count)
+        return Clients(self.url, KEY, self.answers, count)
+
+    def audited(self, requests: Mapping[str, str], seconds: float = 30) -> dict[str, set[tuple[str, str]]]:
+        """Version and checksum in the records of each of the `requests`, once they are all written."""
+        deadline = time.monotonic() + seconds
+        found: dict[str, set[tuple[str, str]]] = {}
+        while found.keys() != requests.keys() and time.monotonic() < deadline:
+            time.sleep(0.5)
+            with AuditStore(self.audit, load_key(self.audit)).read() as connection:
+                for row in rows(connection):
+                    if row["request_id"] in requests:
+                        found.setdefault(row["request_id"], set()).add((row["model_version"], row["weight_checksum"]))
+        return found
 
     def processes(self, name: str) -> list[psutil.Process]:
         return [child for child in self.process.children(recursive=True) if name in " ".join(child.cmdline())]
@@ -62,8 +79,8 @@ class Service:
 
 def all_serve(number: str, replicas: int = 2) -> Callable[[dict[str, Any]], bool]:
     def condition(state: dict[str, Any]) -> bool:
-        here = [(replica["serving"], replica["version"]["version"]) for replica in state["replicas"].values()]
-        return here == [(True, number)] * replicas
+        here = [replica["serving"] and replica["version"]["version"] for replica in state["replicas"].values()]
+        return here == [number] * replicas
     return condition
 
 
@@ -73,16 +90,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     registry = tiny_registry(folder, 3)
     versions = {str(version.number): version for version in registry.versions()}
     answers = {number: greedy_answer(version.path) for number, version in versions.items()}
-    assert len(set(answers.values())) == 3
+    assert len(set(map(tuple, answers.values()))) == 3
+    key_file = folder / "audit.key"
+    key_file.write_text("0" * 64)
+    audit = AuditConfig(url=f"sqlite:///{folder}/audit/audit.db", spill_dir=f"{folder}/spill", key_file=str(key_file))
     config = folder / "serve.yaml"
     config.write_text(json.dumps({
         "registry": {"root": str(registry.root)}, "replicas": 2, "cpus_per_replica": 0.5, "dtype": "float32",
         "kv_cache_gib": 0.25, "max_model_len": 128, "swap": {"poll_seconds": 0.5}, "ray": {"num_cpus": 8},
+        "audit": audit.model_dump(),
     }))
     command = ["serve", str(config), f"--api-key-env={VARIABLE}"]
     with running_service(command, os.environ | {VARIABLE: KEY}) as running:
         checksums = {number: version.checksum for number, version in versions.items()}
-        yield Service(running.url, psutil.Process(running.process.pid), registry, answers, checksums)
+        yield Service(running.url, psutil.Process(running.process.pid), registry, answers, checksums, audit)
 
 
 def test_many_swaps_and_a_rollback_under_clients_lose_and_mix_nothing(service: Service) -> None:
@@ -99,6 +120,8 @@ def test_many_swaps_and_a_rollback_under_clients_lose_and_mix_nothing(service: S
         assert (last["from"], last["outcome"]) == (before, "served")
     print(f"{SWAPS + 1} swaps of {min(seconds)} to {max(seconds)} s; answers {dict(clients.versions)}")
     assert clients.failures == []
+    expected = {request: {(number, service.checksums[number])} for request, number in clients.answered.items()}
+    assert service.audited(clients.answered) == expected
     assert len(clients.versions) == 3 and all_serve(last["to"])(service.state())
 
 
@@ -137,8 +160,8 @@ def test_a_replica_that_is_killed_in_a_swap_leaves_all_on_one_version(service: S
         began = time.monotonic()
         service.wait(all_serve(number, 1), 60)
         print(f"served again {time.monotonic() - began:.1f} s after the death")
-        service.wait(all_serve(number))  # the replacement, too
-    assert not [failure for failure in clients.failures if "version" in failure]
+        service.wait(all_serve(number), 600)  # the replacement, too
+    assert not [failure for failure in clients.failures if "not version" in failure]
     assert service.state()["last_swap"]["outcome"] == "served"
 
 
