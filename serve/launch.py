@@ -32,6 +32,8 @@ def vllm_words(config: ServeConfig, model: str) -> list[str]:
         # A weak model that may would write blanks between two words of JSON until its tokens are spent.
         "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ]
+    if config.tool_parser:
+        words += ["--enable-auto-tool-choice", "--tool-call-parser", config.tool_parser]
     if config.max_model_len:
         words += ["--max-model-len", str(config.max_model_len)]
     if current_platform.is_cpu():

@@ -76,6 +76,9 @@ class ServeConfig(ServiceConfig):
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU: GiB for the KV cache of one engine")
     manners: MannersConfig = MannersConfig()
     playground: bool = Field(default=True, description="serve a page to talk to the model with, at /playground")
+    tool_parser: str | None = Field(
+        default=None, description="vLLM's parser of the model's tool calls, hermes say; null: tools are refused"
+    )
     feedback: FeedbackConfig | None = Field(default=None, description="take feedback on answers; null: none")
     audit: AuditConfig | None = Field(default=None, description="null: no audit")
     logs: LogsConfig = LogsConfig()

@@ -41,7 +41,7 @@ def tiny_service(folder: Path) -> Iterator[Service]:
     key = KeyConfig(id="client", sha256=key_hash(KEY))
     limited = KeyConfig(id="limited", sha256=key_hash(LIMITED_KEY), quotas=QuotaConfig(requests_per_minute=1))
     keys = json.dumps([key.model_dump(exclude_none=True) for key in (key, limited)])
-    settings = [f"keys={keys}", "dtype=float32", "kv_cache_gib=0.25"]
+    settings = [f"keys={keys}", "dtype=float32", "kv_cache_gib=0.25", "tool_parser=hermes"]
     with running_service(["serve", str(model), *settings], os.environ) as running:
         openapi = folder / "openapi.json"
         openapi.write_text(json.dumps(_openapi(str(model))), encoding="utf-8")
