@@ -196,6 +196,15 @@ class TimeoutsConfig(StrictModel):
     collective: float = Field(default=1800.0, gt=0, description="one torch.distributed operation")
 
 
+class FaultsConfig(StrictModel):
+    """What a run does about workers that die or fall silent."""
+
+    limit: int = Field(
+        default=10, ge=0,
+        description="lost workers, over the whole run, that are replaced; one more ends it. 0: the first one does",
+    )
+
+
 class MlflowConfig(StrictModel):
     """Where `tracking: [mlflow]` sends a run."""
 

@@ -12,6 +12,7 @@ from medrl.config.common import (
     CheckpointConfig,
     DataChecks,
     DType,
+    FaultsConfig,
     LoraConfig,
     ModelConfig,
     TimeoutsConfig,
@@ -135,6 +136,11 @@ class EngineConfig(StrictModel):
 class RolloutConfig(EngineConfig):
     """The pool of rollout engines."""
 
+    max_workers: int | None = Field(
+        default=None, ge=1,
+        description="engines that may join while the run goes on, as soon as the cluster has room; `workers` start it. "
+        "null: as many as `workers`",
+    )
     max_model_len: int | None = Field(
         default=None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens"
     )
@@ -143,6 +149,13 @@ class RolloutConfig(EngineConfig):
         gt=0,
         description="largest probe log-prob gap after a sync; null: 1e-3 in float32, 0.15 in bfloat16",
     )
+
+
+    @model_validator(mode="after")
+    def _elastic(self):
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(f"max_workers must be at least workers {self.workers}, got {self.max_workers}")
+        return self
 
 
 class EvaluationConfig(StrictModel):
@@ -171,6 +184,7 @@ class PpoConfig(TrackedConfig):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    faults: FaultsConfig = FaultsConfig()
 
     @property
     def answers_per_step(self) -> int:

@@ -17,7 +17,7 @@ from medrl.workers.group import gather
 from medrl.workers.launch import Workers
 
 # A resumed run may differ from the saved one in these and in nothing else.
-FREE_KEYS = ("output_dir", "name", "ray", "checkpoint", "evaluation", "tracking", "mlflow", "timeouts")
+FREE_KEYS = ("output_dir", "name", "ray", "checkpoint", "evaluation", "tracking", "mlflow", "timeouts", "faults")
 
 
 def find_checkpoint(config: PpoConfig, report: Callable[[str], None] = print) -> Found | None:
