@@ -49,6 +49,7 @@ def rebuild(lost: WorkerLost, config: PpoConfig, workers: Workers, budget: Fault
     gather(*[group.rebuild() for group in doomed])
     for group in doomed:
         budget.events.record("group_rebuilt", role=group.role, workers=len(group))
+    workers.rollout.forget()
     step = found[0] if found else 0
     budget.events.record("going_back", to=step, steps_lost=max(0, budget.events.step - 1 - step))
     return found

@@ -34,6 +34,9 @@ class RolloutWorker:
     def receive(self, weights: Weights) -> SyncReport:
         return self.generator.receive(weights)
 
+    def forget(self) -> None:
+        self.generator.forget()
+
 
 class RolloutPool(WorkerGroup):
     """Prompts are shared out evenly; completions come back in order."""
@@ -54,6 +57,10 @@ class RolloutPool(WorkerGroup):
         return self.pending(
             refs, "generation", self.timeouts.generate, lambda parts: [c for part in parts for c in part]
         ).result()
+
+    def forget(self) -> None:
+        """The learners went back: no engine may sample before the next sync, which may be of an older version."""
+        self.pending([h.forget.remote() for h in self.handles], "forgetting", self.timeouts.sync).result()
 
     def sync(self, weights: ray.ObjectRef) -> list[SyncReport]:
         """Every engine takes over the weights, or the run ends: a generator is never left behind in silence."""
