@@ -71,6 +71,9 @@ class World:
     needed: int = 0
     short_since: float = math.inf
     workers: dict[int, Worker] = field(default_factory=dict)
+    holder: dict[tuple[int, int], int] = field(default_factory=dict)  # (call, item) → the last worker that got it
+    queue: dict[int, None] = field(default_factory=dict)  # workers that wait for room, in order
+    used: int = 0
     lost_with: Counter = field(default_factory=Counter)  # item of this call → members lost with it
     kinds: Counter = field(default_factory=Counter)  # commands carried out
     reissued: int = 0
@@ -157,6 +160,7 @@ class World:
             case Spawn(number):
                 assert number not in self.workers
                 self.workers[number] = Worker()
+                self.queue[number] = None
                 self.place()
             case Sync(number, version):
                 assert version == self.asked
@@ -173,8 +177,9 @@ class World:
         worker, call = self.workers[number], self.call
         assert items and worker.started and not worker.discarded and worker.began is None
         assert worker.version == self.asked, "work for a stale worker"
-        elsewhere = {i for w in self.workers.values() if not w.discarded and w.call == call for i in w.items}
-        assert not elsewhere & set(items), "an item is with two workers"
+        holders = {self.holder.get((call, item)) for item in items} - {None}
+        assert all(self.workers[holder].discarded for holder in holders), "an item is with two workers"
+        self.holder.update({(call, item): number for item in items})
         worker.items, worker.call = items, call
 
         def answer(version: int | None) -> None:
@@ -216,7 +221,8 @@ class World:
         worker = self.workers[number]
         if worker.dead or worker.discarded:
             return
-        worker.dead, worker.placed = True, False
+        worker.dead = True
+        self.leave(number)
         if worker.began is not None:
             self.after(self.rng.uniform(0.0, 1.0), lambda: self.machine.lost(number, "it died", self.now))
         self.place()
@@ -226,7 +232,8 @@ class World:
         assert not worker.discarded, "lost twice"
         if worker.call == self.call:
             self.lost_with.update(worker.items)
-        worker.discarded, worker.placed = True, False
+        worker.discarded = True
+        self.leave(number)
         self.losses += 1
         if self.losses > self.budget:
             raise OverBudget
@@ -234,14 +241,20 @@ class World:
 
     def place(self) -> None:
         """Workers that wait get the room there is, in the order they came."""
-        room = self.room - sum(w.placed for w in self.workers.values())
-        waiting = [n for n, w in self.workers.items() if not (w.placed or w.dead or w.discarded or w.started)]
-        for number in waiting[: max(0, room)]:
+        while self.queue and self.used < self.room:
+            number = next(iter(self.queue))
+            del self.queue[number]
             self.begin_start(number)
+
+    def leave(self, number: int) -> None:
+        self.queue.pop(number, None)
+        self.used -= self.workers[number].placed
+        self.workers[number].placed = False
 
     def begin_start(self, number: int) -> None:
         worker = self.workers[number]
         worker.placed = True
+        self.used += 1
 
         def told() -> None:
             self.machine.placed(number, "node", self.now)
@@ -280,16 +293,18 @@ class Plan:
     budget: int
     stateless: bool
     faults: Faults
+    calm_start: bool = False  # no faults before the first workers are up
 
 
 def play(plan: Plan, machine_class: type[PoolMachine] = PoolMachine) -> tuple[World, str]:
     """A whole run; returns the world and how it ended: "done" or the reason, which must be a true one."""
     rng = random.Random(plan.seed)
     machine = machine_class("rollout", LIMITS, stateless=plan.stateless)
-    world = World(machine, rng, plan.faults, plan.workers + plan.room, plan.budget, plan.stateless,
+    world = World(machine, rng, Faults() if plan.calm_start else plan.faults, plan.workers + plan.room, plan.budget, plan.stateless,
                   asked=0 if plan.stateless else None)
     try:
         world.start(plan.workers, plan.workers + plan.extra)
+        world.faults = plan.faults
         for version in range(plan.rounds):
             if not plan.stateless:
                 world.sync(version)

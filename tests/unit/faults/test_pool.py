@@ -44,12 +44,13 @@ def test_thousands_of_schedules(plan: Plan) -> None:
 
 
 @pytest.mark.heavy
-@settings(max_examples=12)
-@given(st.integers(0, 2**32), st.sampled_from([300, 1000]), st.booleans())
-def test_a_thousand_workers(seed: int, workers: int, stateless: bool) -> None:
-    world, end = play(Plan(seed, workers, extra=workers // 10, room=workers // 20, items=4 * workers, rounds=3,
-                           budget=10**6, stateless=stateless, faults=Faults(0.01, 0.005, 0.005, 0.02)))
-    assert end in ("done", "hopeless") and world.losses > 10 and world.reissued > 0
+@pytest.mark.parametrize("seed", range(2))
+def test_a_thousand_workers(seed: int) -> None:
+    """Some hundred are lost over three rounds, and others come: the run goes on."""
+    plan = Plan(seed, 1000, extra=100, room=300, items=4000, rounds=3, budget=10**6,
+                stateless=bool(seed % 2), faults=Faults(0.01, 0.005, 0.005), calm_start=True)
+    world, end = play(plan)
+    assert end == "done" and world.losses > 50 and world.reissued > 50
 
 
 def test_every_end_comes_about() -> None:
