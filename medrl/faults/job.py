@@ -47,7 +47,10 @@ class Job:
 
 
 def share_out(items: Iterable[int], weights: Sequence[float], loads: Mapping[int, float]) -> dict[int, list[int]]:
-    """Member → its items: the heaviest first, each to whoever has the least to do. `loads`: what members have already."""
+    """Member → its items: the heaviest first, each to whoever has the least to do.
+
+    `loads`: what members have already.
+    """
     least = [(load, member) for member, load in loads.items()]
     heapq.heapify(least)
     shares: dict[int, list[int]] = {member: [] for member in loads}

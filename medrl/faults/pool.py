@@ -1,4 +1,4 @@
-"""A pool of interchangeable workers that die, fall silent, are replaced and join: all its rules, and neither Ray nor a clock.
+"""A pool of interchangeable workers that die, fall silent, are replaced and join: its rules, without Ray or a clock.
 
 Whoever drives the machine tells it what happened and when (`now`, in seconds), carries out its `commands`, and calls
 `tick` and `check` when `deadline` has come. Every wait ends: a member that does something has a deadline, and so has
@@ -73,7 +73,7 @@ class PoolMachine:
         self.members: dict[int, Member] = {}
         self._stateless = stateless
         self._version: int | None = None  # that members have to hold; None: there is nothing yet to take over
-        self._job: Job | None = None
+        self.job: Job | None = None  # the newest, unless newer weights gave it up
         self._awaited: set[int] = set()  # members that the newest weights are still on their way to
         self._spawned = 0
         self._needed = 0
@@ -97,13 +97,13 @@ class PoolMachine:
         if self._version is None and not self._stateless:
             raise WeightSyncError(f"no {self.role} worker may work yet", got="no weights since the start or since the "
                                   "learners went back", remedy="sync weights first")
-        self._job = Job(weights)
+        self.job = Job(weights)
         self.need(1, now)
-        return self._job
+        return self.job
 
     def update(self, version: int | None, now: float) -> None:
         """Every member has to take over `version`; None: to wait for the next one."""
-        self._job, self._version = None, version
+        self.job, self._version = None, version
         self._awaited = {n for n, member in self.members.items() if member.state is not State.STARTING}
         for member in list(self.members.values()):
             self._apply(member, Event.OUTDATED, now)
@@ -150,8 +150,8 @@ class PoolMachine:
     def answered(self, number: int, answers: Sequence[Any], now: float) -> None:
         """The member is done with its items. What it says of a job that was given up is dropped."""
         if member := self.members.get(number):
-            if member.job is self._job and self._job is not None:
-                self._job.answer(member.items, answers)
+            if member.job is self.job and self.job is not None:
+                self.job.answer(member.items, answers)
             member.finish()
             if member.state is State.STALE:
                 self._catch_up(member, now)
@@ -178,10 +178,10 @@ class PoolMachine:
 
     def check(self, now: float) -> None:
         """Raises WorkerError when the job cannot be done."""
-        if self._job and self._job.hopeless:
+        if self.job and self.job.hopeless:
             raise WorkerError(
-                f"{self.role}: {len(self._job.hopeless)} items were each with {ATTEMPTS} workers that were lost",
-                limit=f"at most {ATTEMPTS - 1} lost workers an item", got=f"items {sorted(self._job.hopeless)[:10]}",
+                f"{self.role}: {len(self.job.hopeless)} items were each with {ATTEMPTS} workers that were lost",
+                limit=f"at most {ATTEMPTS - 1} lost workers an item", got=f"items {sorted(self.job.hopeless)[:10]}",
                 remedy="they may be what kills the workers: see Ray's log directory; continue with --resume")
         if now >= self._short_since + self.limits.start:
             missing = [f"{m.name} {'is starting' if m.node else 'waits for room'}"
@@ -190,7 +190,7 @@ class PoolMachine:
                 f"too few {self.role} workers",
                 limit=f"{self._needed} ready within {self.limits.start:g} s",
                 got=f"{len(self.ready)} ready; {', '.join(missing[:10])}",
-                remedy="free resources, add nodes or ask for fewer workers; if they only load slowly raise timeouts.start")
+                remedy="free resources, add nodes or ask for fewer workers; raise timeouts.start if they only load slowly")
 
     # Within
 
@@ -221,8 +221,8 @@ class PoolMachine:
         del self.members[member.number]
         self._awaited.discard(member.number)
         self.commands.append(Discard(member.number, member.name, reason))
-        if member.job is self._job and self._job is not None:
-            self._job.take_back(member.items)
+        if member.job is self.job and self.job is not None:
+            self.job.take_back(member.items)
             self.commands.append(Reissued(len(member.items), member.name))
         self._spawn(member.slot)
 
@@ -233,13 +233,13 @@ class PoolMachine:
         elif math.isinf(self._short_since):
             self._short_since = now
         fresh = [m for m in self.members.values() if m.state is State.FRESH]
-        if self._job is None or not self._job.waiting or not any(m.idle for m in fresh):
+        if self.job is None or not self.job.waiting or not any(m.idle for m in fresh):
             return
-        shares = share_out(self._job.waiting, self._job.weights, {m.number: m.load for m in fresh})
+        shares = share_out(self.job.waiting, self.job.weights, {m.number: m.load for m in fresh})
         for member in fresh:
             items = tuple(sorted(shares[member.number]))
             if member.idle and items:  # a busy one's share waits: whoever is idle first may be another
-                self._job.send(items)
-                member.job, member.items, member.load = self._job, items, self._job.load(items)
+                self.job.send(items)
+                member.job, member.items, member.load = self.job, items, self.job.load(items)
                 member.begin(now, self.limits.run)
                 self.commands.append(Run(member.number, items))

@@ -300,7 +300,8 @@ def play(plan: Plan, machine_class: type[PoolMachine] = PoolMachine) -> tuple[Wo
     """A whole run; returns the world and how it ended: "done" or the reason, which must be a true one."""
     rng = random.Random(plan.seed)
     machine = machine_class("rollout", LIMITS, stateless=plan.stateless)
-    world = World(machine, rng, Faults() if plan.calm_start else plan.faults, plan.workers + plan.room, plan.budget, plan.stateless,
+    faults = Faults() if plan.calm_start else plan.faults
+    world = World(machine, rng, faults, plan.workers + plan.room, plan.budget, plan.stateless,
                   asked=0 if plan.stateless else None)
     try:
         world.start(plan.workers, plan.workers + plan.extra)
