@@ -190,7 +190,7 @@ class PoolMachine:
                 f"too few {self.role} workers",
                 limit=f"{self._needed} ready within {self.limits.start:g} s",
                 got=f"{len(self.ready)} ready; {', '.join(missing[:10])}",
-                remedy="free resources, add nodes or ask for fewer workers; raise timeouts.start if they only load slowly")
+                remedy="free resources, add nodes, or ask for fewer; raise timeouts.start if they only load slowly")
 
     # Within
 

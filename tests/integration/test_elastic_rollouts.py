@@ -59,7 +59,10 @@ def launched(folder: Path, log: Path, **sections: Any) -> Iterator[Started]:
 
 
 def same(a: list[Completion], b: list[Completion]) -> None:
-    assert [(c.prompt.id, c.sample, c.ids, c.version) for c in a] == [(c.prompt.id, c.sample, c.ids, c.version) for c in b]
+    def identity(c: Completion) -> tuple:
+        return c.prompt.id, c.sample, c.ids, c.version
+
+    assert list(map(identity, a)) == list(map(identity, b))
     for x, y in zip(a, b, strict=True):
         np.testing.assert_allclose(x.logprobs, y.logprobs, atol=1e-4)
 

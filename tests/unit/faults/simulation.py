@@ -68,6 +68,7 @@ class World:
     losses: int = 0
     asked: int | None = None  # the version that results must be of
     call: int = -1
+    size: int = 0  # members the pool has to ask for
     needed: int = 0
     short_since: float = math.inf
     workers: dict[int, Worker] = field(default_factory=dict)
@@ -87,9 +88,11 @@ class World:
     # The driver's side
 
     def start(self, workers: int, most: int) -> None:
+        self.size = workers
         self.machine.grow(workers, self.now)
         self.machine.need(workers, self.now)
         self.wait(lambda: len(self.machine.ready) >= workers, needed=workers)
+        self.size = most
         self.machine.grow(most, self.now)
 
     def sync(self, version: int) -> None:
@@ -106,6 +109,7 @@ class World:
             return
         self.wait(lambda: job.done)
         assert job.answers == [(self.call, item, self.asked) for item in range(len(weights))]
+        assert max(self.lost_with.values(), default=0) < ATTEMPTS, "an item was tried too often"
 
     def begin(self, weights: list[float]) -> Job:
         self.call += 1
@@ -149,6 +153,7 @@ class World:
             command = self.machine.commands.popleft()
             self.kinds[type(command)] += 1
             self.do(command)
+        assert sum(not w.discarded for w in self.workers.values()) == self.size, "a lost worker is not replaced"
         up = sum(w.started and not w.discarded for w in self.workers.values())
         if up >= self.needed:
             self.short_since = math.inf
@@ -322,5 +327,4 @@ def play(plan: Plan, machine_class: type[PoolMachine] = PoolMachine) -> tuple[Wo
             return world, "too few"
         assert max(world.lost_with.values(), default=0) >= ATTEMPTS, "no item was with so many lost workers"
         return world, "hopeless"
-    assert max(world.lost_with.values(), default=0) < ATTEMPTS
     return world, "done"
