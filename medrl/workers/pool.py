@@ -6,6 +6,7 @@ wherever the cluster has room.
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -109,10 +110,13 @@ class Pool:
     def synced(self, member: int, version: int, answer: Any) -> None:
         """A worker has taken over the weights of `version`."""
 
-    def failure(self, what: str, cause: BaseException) -> MedrlError:
-        """What an exception in a worker is in the driver."""
+    def failure(self, what: str, cause: BaseException) -> MedrlError | None:
+        """What ends the run when a worker raises `cause`. None: it is a fault, since what the worker was to work on did
+        not reach it."""
         if isinstance(cause, MedrlError):
             return cause
+        if isinstance(cause, RayError):
+            return None
         return WorkerError(f"{self.role} {what} failed", got=f"{type(cause).__name__}: {cause}",
                            remedy="the traceback above names the place")
 
@@ -152,15 +156,17 @@ class Pool:
         return ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0]
 
     def _hear(self, asked: _Asked, ref: ray.ObjectRef) -> None:
-        """An error of the work itself ends the run; one of the worker, its node or the way there is a fault."""
+        """An error of the work itself is raised; one of the worker, its node or the way there is a fault."""
         try:
             value = ray.get(ref, timeout=FETCH_S)
         except RayTaskError as error:
-            raise self.failure(asked.what, error.cause) from error
+            if failure := self.failure(asked.what, error.cause):
+                raise failure from error
+            self._machine.lost(asked.member, _reason(error.cause), time.monotonic())
         except GetTimeoutError:
             self._machine.lost(asked.member, f"its answer did not arrive within {FETCH_S:g} s", time.monotonic())
         except RayError as error:
-            self._machine.lost(asked.member, f"{type(error).__name__}: {_reason(error)}", time.monotonic())
+            self._machine.lost(asked.member, _reason(error), time.monotonic())
         else:
             asked.tell(value, time.monotonic())
 
@@ -212,6 +218,7 @@ class Pool:
 
 
 def _reason(error: RayError) -> str:
-    """The line of Ray's message that says most."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "cause" in line.lower()), lines[0] if lines else "")
+    """Kind of the error and the line of Ray's message that says most, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    why = next((line for line in lines if "because" in line), lines[0])
+    return f"{type(error).__name__}: {textwrap.shorten(why, 200)}"

@@ -104,7 +104,7 @@ def test_a_killed_engine_and_a_killed_scorer_change_no_result(ray_cluster, tiny_
 
         def both() -> bool:
             run.generate()
-            return bool(run.events("worker_joined"))
+            return "rollout" in [row["role"] for row in run.events("worker_joined")]
 
         eventually(both)  # the replacement has taken over the weights that are there
         assert len(run.sync(1)) == 2 and {c.version for c in run.generate()} == {1}
