@@ -14,12 +14,13 @@ from medrl.faults.budget import FaultBudget
 from medrl.workers.capacity import RolePlan
 from medrl.workers.cluster import connect
 from medrl.workers.critic import CriticGroup, CriticWorker
-from medrl.workers.group import Pending, WorkerGroup, gather
+from medrl.workers.group import WorkerGroup, gather
 from medrl.workers.placement import check_cluster, place, plan_roles, threads_for, total_cpus
 from medrl.workers.policy import LearnerGroup, PolicyGroup, PolicyWorker, SharedReference
-from medrl.workers.reference import ReferenceGroup, ReferenceWorker
-from medrl.workers.reward import RewardPool, RewardWorker
-from medrl.workers.rollout import RolloutPool, RolloutWorker
+from medrl.workers.pool import Call, Pool
+from medrl.workers.reference import ReferenceGroup
+from medrl.workers.reward import RewardPool
+from medrl.workers.rollout import RolloutPool
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def launch_workers(config: PpoConfig, inputs: LaunchInputs, budget: FaultBudget)
     plans = plan_roles(config)
     with connect(config.ray, total_cpus(plans)):
         check_cluster(plans)
-        groups: list[WorkerGroup] = []
+        groups: list[WorkerGroup | Pool] = []
         try:
             yield _start(config, inputs, plans, groups, budget)
         finally:
@@ -66,23 +67,26 @@ def launch_workers(config: PpoConfig, inputs: LaunchInputs, budget: FaultBudget)
 
 
 def _start(
-    config: PpoConfig, inputs: LaunchInputs, plans: dict[str, RolePlan], groups: list[WorkerGroup], budget: FaultBudget
+    config: PpoConfig, inputs: LaunchInputs, plans: dict[str, RolePlan], groups: list[WorkerGroup | Pool],
+    budget: FaultBudget,
 ) -> Workers:
     """Place and start every role. Whatever runs is in `groups`, so that an error leaves nothing behind."""
     threads = threads_for(plans)
 
-    def spawn(role: str, worker_class: Any, arguments: Callable[[int], tuple]) -> tuple[list, PlacementGroup]:
-        """One worker a bundle; `arguments` of worker i come between the config and its threads."""
+    def ranks(role: str, worker_class: Any) -> Callable[[], tuple[list, PlacementGroup]]:
+        """What places and creates the ranks of a learner, a bundle each."""
         plan = plans[role]
-        placement = place(plan, config.timeouts.start)
-        options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
-        return [
-            worker_class.options(**options, placement_group_bundle_index=i).remote(config, *arguments(i), threads[role])
-            for i in range(plan.workers)
-        ], placement
 
-    def ranks(role: str, worker_class: Any) -> Callable[[], tuple]:
-        return lambda: spawn(role, worker_class, lambda i: (i, plans[role].workers))
+        def spawn() -> tuple[list, PlacementGroup]:
+            placement = place(plan, config.timeouts.start)
+            options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
+            return [
+                worker_class.options(**options, placement_group_bundle_index=rank)
+                .remote(config, rank, plan.workers, threads[role])
+                for rank in range(plan.workers)
+            ], placement
+
+        return spawn
 
     policy = PolicyGroup("policy", ranks("policy", PolicyWorker), config, inputs.total_updates)
     groups.append(policy)
@@ -90,15 +94,14 @@ def _start(
     if config.has_critic:
         critic = CriticGroup("critic", ranks("critic", CriticWorker), config, inputs.total_updates)
         groups.append(critic)
-    rollout = RolloutPool(*spawn("rollout", RolloutWorker, lambda i: (inputs.stop_ids,)), config)
+    rollout = RolloutPool(plans["rollout"], config, inputs.stop_ids, threads["rollout"], budget)
     groups.append(rollout)
-    reward = RewardPool(*spawn("reward", RewardWorker, lambda i: ()), config, inputs.calibrations)
+    reward = RewardPool(plans["reward"], config, inputs.calibrations, threads["reward"], budget)
     groups.append(reward)
     reference: SharedReference | ReferenceGroup = SharedReference(policy)
-    others: list[Pending] = []
+    others: list[Call] = []
     if config.reference.mode == "dedicated":
-        pool = plans["reference"].workers
-        reference = ReferenceGroup(*spawn("reference", ReferenceWorker, lambda i: (i, pool)), config)
+        reference = ReferenceGroup(plans["reference"], config, threads["reference"], budget)
         groups.append(reference)
         others.append(reference.start())
     policy_info, critic_info, rollout_engine, *_ = gather(
