@@ -1,0 +1,78 @@
+"""Rollout engines that join a run when nodes do, and leave it with them: 1, 3, and 1 again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.clusters import Raylets, finished, raylets, submitted, wait_until
+from tests.runs import answers, rows, same
+from tests.tiny import ppo_values
+
+pytestmark = pytest.mark.slow
+
+STEPS = 30
+STEPS_A_PHASE = 4
+SECONDS = 250.0  # for a whole run
+ADDED = 2  # nodes
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
+    """Room for one rollout engine."""
+    with raylets(tmp_path_factory.mktemp("home"), cpus=3, label="head") as started:
+        started.add(1, "rollout")
+        yield started
+
+
+def write_config(folder: Path, name: str, max_workers: int) -> Path:
+    here, there = {"medrl": "head"}, {"medrl": "rollout"}
+    values = ppo_values(
+        folder, name=name, steps=STEPS, data={"batch_size": 12}, sampling={"max_tokens": 32},
+        learner={"micro_batch_size": 12}, critic={"micro_batch_size": 12},
+        rollout={"engine": "hf", "workers": 1, "max_workers": max_workers},
+        ray={"labels": {"rollout": there, "policy": here, "critic": here, "reward": here}})
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(cluster: Raylets, tiny_run: Path) -> Path:
+    """The folder of a run with one engine from beginning to end."""
+    log = tiny_run / "straight.log"
+    with submitted(cluster, write_config(tiny_run, "straight", 1), log) as job:
+        finished(job, log, SECONDS)
+    return tiny_run / "runs/straight"
+
+
+def test_engines_join_and_leave_while_the_steps_go_on(cluster: Raylets, straight: Path, tiny_run: Path) -> None:
+    run, log = tiny_run / "runs/elastic", tiny_run / "elastic.log"
+    with submitted(cluster, write_config(tiny_run, "elastic", 1 + ADDED), log) as job:
+
+        def wait_for_steps(count: int) -> None:
+            wait_until(lambda: len(rows(run)) >= count, job, log, SECONDS)
+
+        def wait_for_events(name: str) -> float:
+            """Until as many rollout workers as there are added nodes joined, or were lost, since now; returns when."""
+            before = rollout_events(run, name)
+            wait_until(lambda: rollout_events(run, name) >= before + ADDED, job, log, SECONDS)
+            return time.time()
+
+        wait_for_steps(STEPS_A_PHASE)
+        nodes = [cluster.add(1, "rollout") for _ in range(ADDED)]
+        grown = wait_for_events("worker_joined")
+        wait_for_steps(len(rows(run)) + STEPS_A_PHASE)
+        shrinking = time.time()
+        for node in nodes:
+            cluster.remove(node)
+        finished(job, log, SECONDS)
+    assert rollout_events(run, "worker_lost") == ADDED
+    metrics = rows(run)
+    same(rows(straight), metrics)
+    assert answers(run) == answers(straight)
+    phases = {"1 engine": (0.0, nodes_added(metrics)), "3 engines": (grown, shrinking)}
