@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import yaml
 
 from tests.clusters import Raylets, finished, raylets, submitted, wait_until
-from tests.runs import answers, rows, same
+from tests.runs import Row, answers, rows, same
 from tests.tiny import ppo_values
 
 pytestmark = pytest.mark.slow
@@ -50,29 +51,41 @@ def straight(cluster: Raylets, tiny_run: Path) -> Path:
     return tiny_run / "runs/straight"
 
 
+def events(run: Path, name: str) -> int:
+    """How many rollout workers it happened to."""
+    return len([e for e in rows(run, "events.jsonl") if e["event"] == name and e["role"] == "rollout"])
+
+
+def speed(metrics: list[Row], since: float, until: float) -> float:
+    """Tokens a second of the steps that were generated within, on average."""
+    began = [(row["wall_time"] - sum(v for n, v in row.items() if n.startswith("time/")), row) for row in metrics]
+    return mean(row["rollout/tokens_per_second"] for start, row in began
+                if since <= start and row["wall_time"] <= until)
+
+
 def test_engines_join_and_leave_while_the_steps_go_on(cluster: Raylets, straight: Path, tiny_run: Path) -> None:
     run, log = tiny_run / "runs/elastic", tiny_run / "elastic.log"
     with submitted(cluster, write_config(tiny_run, "elastic", 1 + ADDED), log) as job:
 
-        def wait_for_steps(count: int) -> None:
-            wait_until(lambda: len(rows(run)) >= count, job, log, SECONDS)
-
-        def wait_for_events(name: str) -> float:
-            """Until as many rollout workers as there are added nodes joined, or were lost, since now; returns when."""
-            before = rollout_events(run, name)
-            wait_until(lambda: rollout_events(run, name) >= before + ADDED, job, log, SECONDS)
-            return time.time()
+        def wait_for_steps(more: int) -> None:
+            wanted = len(rows(run)) + more
+            wait_until(lambda: len(rows(run)) >= wanted, job, log, SECONDS)
 
         wait_for_steps(STEPS_A_PHASE)
+        alone, joined = time.time(), events(run, "worker_joined")
         nodes = [cluster.add(1, "rollout") for _ in range(ADDED)]
-        grown = wait_for_events("worker_joined")
-        wait_for_steps(len(rows(run)) + STEPS_A_PHASE)
+        wait_until(lambda: events(run, "worker_joined") >= joined + ADDED, job, log, SECONDS)
+        grown = time.time()
+        wait_for_steps(STEPS_A_PHASE)
         shrinking = time.time()
         for node in nodes:
             cluster.remove(node)
+        wait_until(lambda: events(run, "worker_lost") >= ADDED, job, log, SECONDS)
+        shrunk = time.time()
         finished(job, log, SECONDS)
-    assert rollout_events(run, "worker_lost") == ADDED
     metrics = rows(run)
     same(rows(straight), metrics)
     assert answers(run) == answers(straight)
-    phases = {"1 engine": (0.0, nodes_added(metrics)), "3 engines": (grown, shrinking)}
+    assert len([row for row in metrics if row["wall_time"] > shrunk]) >= STEPS_A_PHASE
+    for engines, since, until in ((1, 0.0, alone), (3, grown, shrinking), (1, shrunk, time.time())):
+        print(f"\n{engines} engines: {speed(metrics, since, until):.0f} tokens/s", end="")
