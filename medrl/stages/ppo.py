@@ -12,13 +12,14 @@ from medrl.config.ppo import PpoConfig
 from medrl.data.batching import collate
 from medrl.faults.budget import FaultBudget
 from medrl.faults.events import EventLog
+from medrl.mirror import mirror_of, mirrored
 from medrl.rollout.base import request_seed
 from medrl.run_dir import create_run_dir, write_json
 from medrl.stages.ppo_evaluation import evaluate, sample_rows
 from medrl.stages.ppo_inputs import PpoInputs, prepare, rollout_requests
 from medrl.stages.ppo_proofs import check_kl_limit, check_reference, check_start
 from medrl.stages.ppo_recovery import with_recovery
-from medrl.stages.ppo_state import LoopState, find_checkpoint
+from medrl.stages.ppo_state import LoopState, checkpoint_root, find_checkpoint
 from medrl.timer import Timer
 from medrl.tracking.base import Tracker, open_tracker
 from medrl.types import SyncReport
@@ -36,6 +37,7 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
     """
     started = time.monotonic()
     inputs = prepare(config)
+    mirror = mirror_of(config, checkpoint_root(config), config.timeouts.checkpoint, resume=resume)
     found = find_checkpoint(config) if resume else None
     run_dir = create_run_dir(config, keep=found is not None)
     budget = FaultBudget(config.faults.limit, EventLog(run_dir / "events.jsonl"))
@@ -58,7 +60,7 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
         return summary
 
     try:
-        with launch_workers(config, inputs.launch, budget) as workers, interrupts.installed():
+        with launch_workers(config, inputs.launch, budget) as workers, interrupts.installed(), mirrored(mirror):
             return with_recovery(attempt, found, config, workers, budget)
     except Interrupted as interrupt:
         raise SystemExit(interrupt.exit_code) from None

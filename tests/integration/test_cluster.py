@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
+from tests.clusters import ROOT, Cluster, local_cluster
 from tests.tiny import save_policy
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-ROOT = Path(__file__).parents[2]
 NODES, CPUS = 2, 3
 
 # Run in a driver of its own: what the cluster lacks is said before any worker starts.
@@ -42,48 +35,10 @@ with connect(RayConfig(address="auto")):
 """
 
 
-@dataclass
-class Cluster:
-    environment: dict[str, str]
-    address: str  # of Ray itself
-    process: psutil.Process
-
-    def medrl(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self.python("-m", "medrl", *words, **environment)
-
-    def python(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *words], cwd=ROOT, env=self.environment | environment,
-                              capture_output=True, text=True, timeout=300)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    home = tmp_path_factory.mktemp("home")
-    port, dashboard = free_ports(2)
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    own |= {"HOME": str(home), "PORT": str(port), "DASHBOARD_PORT": str(dashboard), "PYTHON": sys.executable}
-    own["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
-    log = home / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(["bash", ROOT / "cluster/local.sh", str(NODES), str(CPUS)], env=own, stdout=output,
-                                   stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            deadline = time.monotonic() + 240
-            while f"{NODES} nodes with" not in log.read_text():
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.5)
-            yield Cluster(own, f"127.0.0.1:{port}", psutil.Process(process.pid))
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
+    with local_cluster(tmp_path_factory.mktemp("home"), NODES, CPUS) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

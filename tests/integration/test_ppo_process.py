@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -15,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.runs import answers, rows, same
 from tests.tiny import ppo_values
 
 pytestmark = pytest.mark.ray
@@ -48,9 +48,8 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
-def rows(folder: Path, name: str, file: str = "metrics.jsonl") -> list[dict]:
-    path = folder / "runs" / name / file
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+def run(folder: Path, name: str) -> Path:
+    return folder / "runs" / name
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -64,21 +63,7 @@ def straight(tiny_run: Path) -> list[dict]:
     process = start(write_config(tiny_run, "straight"))
     output, _ = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 0, output
-    return rows(tiny_run, "straight")
-
-
-def same(a: list[dict], b: list[dict]) -> None:
-    """Equal metrics, seconds and what follows from them aside."""
-    assert [row["step"] for row in a] == [row["step"] for row in b]
-    for left, right in zip(a, b, strict=True):
-        names = [
-            n
-            for n in left
-            if not n.startswith(("time/", "sync/")) and "per_second" not in n and isinstance(left[n], float)
-        ]
-        assert len(names) > 20
-        for name in names:
-            assert right[name] == pytest.approx(left[name], rel=1e-4, abs=1e-7), (left["step"], name)
+    return rows(run(tiny_run, "straight"))
 
 
 def test_killed_and_resumed_equals_straight(straight: list[dict], tiny_run: Path) -> None:
@@ -91,13 +76,9 @@ def test_killed_and_resumed_equals_straight(straight: list[dict], tiny_run: Path
     resumed = start(config, "--resume")
     output, _ = resumed.communicate(timeout=WAIT_SECONDS)
     assert resumed.returncode == 0 and "continuing after step 3" in output, output
-    same(straight, rows(tiny_run, "killed"))
+    same(straight, rows(run(tiny_run, "killed")))
     assert gone(below), "processes outlived the driver"  # workers go at once, Ray's own agents within a minute or so
-
-    def prompts(name: str) -> list[tuple]:
-        return [(r["step"], r["prompt_id"], r["answer"]) for r in rows(tiny_run, name, "samples.jsonl")]
-
-    assert prompts("killed") == prompts("straight")
+    assert answers(run(tiny_run, "killed")) == answers(run(tiny_run, "straight"))
     with sqlite3.connect(tiny_run / "runs/mlflow.db") as database:
         logged = database.execute("SELECT step FROM metrics WHERE key = 'rollout/score_mean' ORDER BY step").fetchall()
         assert logged == [(step,) for step in range(1, STEPS + 1)]
@@ -110,12 +91,12 @@ def test_a_signal_saves_frees_the_workers_and_exits(
 ) -> None:
     config = write_config(tiny_run, f"signal-{code}")
     process = start(config)
-    wait_for(lambda: len(rows(tiny_run, f"signal-{code}")) >= 1, process)
+    wait_for(lambda: len(rows(run(tiny_run, f"signal-{code}"))) >= 1, process)
     below = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signum)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code, output
     assert gone(below)
-    done = len(rows(tiny_run, f"signal-{code}"))
+    done = len(rows(run(tiny_run, f"signal-{code}")))
     saved = sorted(p.name for p in (tiny_run / f"runs/signal-{code}/checkpoints").iterdir())
     assert saved and saved[-1].endswith(f"{done:06d}"), saved

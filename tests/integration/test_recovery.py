@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -33,9 +34,9 @@ def lines(folder: Path, name: str, file: str) -> list[dict]:
 
 
 @contextmanager
-def killed(title: str, ready) -> Iterator[list[int]]:
-    """The first process whose title begins so is killed as soon as `ready()` holds; yields the list of the killed."""
-    victims: list[int] = []
+def struck(title: str, ready, signum: int = signal.SIGKILL) -> Iterator[list[psutil.Process]]:
+    """The first process whose title begins so gets the signal as soon as `ready()` holds; yields the list of them."""
+    victims: list[psutil.Process] = []
     done = threading.Event()
 
     def hunt() -> None:
@@ -43,8 +44,8 @@ def killed(title: str, ready) -> Iterator[list[int]]:
             if ready():
                 for process in psutil.process_iter(["cmdline"]):
                     if (process.info["cmdline"] or [""])[0].startswith(title):
-                        process.kill()
-                        victims.append(process.pid)
+                        process.send_signal(signum)
+                        victims.append(process)
                         return
             time.sleep(0.005)
 
@@ -76,7 +77,7 @@ def test_a_lost_learner_is_built_again_and_changes_no_number(
     from medrl.stages.ppo import run_ppo
 
     name = f"{title.removeprefix('ray::').replace('.', '-')}-{back_to}"
-    with killed(title, lambda: len(lines(tiny_run, name, "metrics.jsonl")) >= 3) as victims:
+    with struck(title, lambda: len(lines(tiny_run, name, "metrics.jsonl")) >= 3) as victims:
         summary = run_ppo(config_for(tiny_run, name, checkpoint=checkpoint))
     assert len(victims) == 1 and summary["workers_lost"] == 1 and summary["steps"] == STEPS
     rows, events = lines(tiny_run, name, "metrics.jsonl"), lines(tiny_run, name, "events.jsonl")
@@ -90,12 +91,28 @@ def test_a_lost_learner_is_built_again_and_changes_no_number(
     assert back["to"] == back_to and back["steps_lost"] == 3 - back_to
 
 
+def test_a_learner_that_does_not_answer_is_named_and_replaced(ray_cluster, tiny_run: Path) -> None:
+    from medrl.stages.ppo import run_ppo
+
+    def started() -> bool:
+        return bool(lines(tiny_run, "silent", "metrics.jsonl"))
+
+    config = config_for(tiny_run, "silent")
+    config = config.model_copy(update={"timeouts": config.timeouts.model_copy(update={"score": 15.0, "update": 15.0})})
+    with struck("ray::PolicyWorker", started, signal.SIGSTOP) as victims:
+        summary = run_ppo(config)
+    assert summary["steps"] == STEPS and summary["workers_lost"] == 1
+    lost = next(event for event in lines(tiny_run, "silent", "events.jsonl") if event["event"] == "worker_lost")
+    assert lost["role"] == "policy" and "no answer within 15 s" in lost["reason"]
+    assert not victims[0].is_running()
+
+
 def test_beyond_the_budget_the_run_ends_with_the_losses(ray_cluster, tiny_run: Path) -> None:
     from medrl.stages.ppo import run_ppo
 
     def started() -> bool:
         return bool(lines(tiny_run, "budget", "metrics.jsonl"))
 
-    with killed("ray::PolicyWorker", started), pytest.raises(WorkerError, match="has lost 1 workers") as caught:
+    with struck("ray::PolicyWorker", started), pytest.raises(WorkerError, match="has lost 1 workers") as caught:
         run_ppo(config_for(tiny_run, "budget", faults={"limit": 0}))
     assert "faults.limit 0" in caught.value.limit and "policy" in caught.value.got
