@@ -17,10 +17,11 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from medrl.errors import MedrlError, WorkerError
 from medrl.faults.budget import FaultBudget
-from medrl.faults.commands import Command, Discard, Joined, Reissued, Run, Spawn, Sync
+from medrl.faults.commands import Command, Discard, Joined, Reissued, Release, Run, Spawn, Sync
 from medrl.faults.job import Job
 from medrl.faults.pool import Limits, PoolMachine
 from medrl.workers.capacity import RolePlan
+from medrl.workers.placement import ROOM_PATIENCE_S
 
 T = TypeVar("T")
 POLL_S = 1.0  # longest wait for Ray between two looks at the clock
@@ -54,17 +55,19 @@ class _Asked:
 class Pool:
     """Workers of one role, `plan.workers` from the start on and up to `plan.most` as soon as the cluster has room.
 
-    A worker is a PoolWorker with a method `start`, made from `arguments`. Losses are charged to `budget`.
+    A worker is a PoolWorker with a method `start`, made from `arguments`. Losses are charged to `budget`;
+    `make_room` is called when the pool is short and finds no room.
     """
 
     def __init__(
         self, plan: RolePlan, worker_class: Any, arguments: tuple, limits: Limits, budget: FaultBudget,
-        *, stateless: bool = True,
+        *, stateless: bool = True, make_room: Callable[[], None] = lambda: None,
     ) -> None:
         self.role, self.plan = plan.role, plan
         self.started: dict[int, Any] = {}  # member → what its start returned
         self._worker_class, self._arguments = worker_class, arguments
         self._budget = budget
+        self._make_room = make_room
         self._machine = PoolMachine(plan.role, limits, stateless=stateless)
         self._handles: dict[int, Any] = {}
         self._asked: dict[ray.ObjectRef, _Asked] = {}
@@ -96,6 +99,12 @@ class Pool:
         job = self._machine.begin(weights, time.monotonic())
         self._turn(0.0)
         return Call(lambda: combine(self._answers(job)))
+
+    def give_way(self) -> None:
+        """Free the places of the workers that the run can do without. They are asked for again at the next call."""
+        self._turn(0.0)
+        self._machine.shrink(self.plan.workers, time.monotonic())
+        self._carry_out()
 
     def shutdown(self) -> None:
         """Kill the workers and free their resources."""
@@ -136,6 +145,8 @@ class Pool:
         self._turn(0.0)
         while not until():
             self._machine.check(time.monotonic())
+            if self._machine.cramped(time.monotonic(), ROOM_PATIENCE_S):
+                self._make_room()
             self._turn(POLL_S)
 
     def _turn(self, seconds: float) -> None:
@@ -190,10 +201,10 @@ class Pool:
                 self._ask(number, "work", self._send(self._handles[number], items),
                           lambda answers, now: machine.answered(number, answers, now))
             case Discard(name=name, reason=reason):
-                ray.kill(self._handles.pop(number))
-                self.started.pop(number, None)
-                self._asked = {ref: asked for ref, asked in self._asked.items() if asked.member != number}
+                self._end(number)
                 self._budget.charge(self.role, name, reason)
+            case Release():
+                self._end(number)
             case Joined(name=name):
                 if number >= self.plan.workers:  # not one of the first
                     self._budget.events.record("worker_joined", role=self.role, worker=name)
@@ -212,6 +223,11 @@ class Pool:
 
         self._ask(number, "start", handle.where.remote(), lambda node, now: self._machine.placed(number, node, now))
         self._ask(number, "start", handle.start.remote(), started)
+
+    def _end(self, number: int) -> None:
+        ray.kill(self._handles.pop(number))
+        self.started.pop(number, None)
+        self._asked = {ref: asked for ref, asked in self._asked.items() if asked.member != number}
 
     def _ask(self, member: int, what: str, ref: ray.ObjectRef, tell: Callable[[Any, float], None]) -> None:
         self._asked[ref] = _Asked(member, what, tell)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from medrl.errors import WorkerLost
+from tests.integration.processes import struck
 from tests.integration.test_elastic_rollouts import eventually, launched, same
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -20,11 +21,11 @@ ENGINES = {"role": "engines"}
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head node with room for all but engines, and a node for one of these."""
+    """A head node with room for three workers, and a node for one more."""
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
     try:
         cluster.first = cluster.add_node(num_cpus=1, labels=ENGINES)
         ray.init(address=cluster.address, log_to_driver=False)
@@ -41,7 +42,7 @@ def test_a_node_that_comes_is_used_and_one_that_goes_is_done_without(cluster, ti
                   ray={"labels": {"rollout": ENGINES}}) as run:
         assert len(run.sync(0)) == 1
         before = run.generate()
-        second = cluster.add_node(num_cpus=1, labels=ENGINES)
+        cluster.add_node(num_cpus=1, labels=ENGINES)
 
         def joined() -> bool:
             same(run.generate(), before)
@@ -70,4 +71,22 @@ def test_a_node_that_comes_is_used_and_one_that_goes_is_done_without(cluster, ti
         with pytest.raises(WorkerLost, match="the weights are gone") as caught:
             run.workers.rollout.sync(weights)
         assert caught.value.role == "policy" and len(run.events("worker_lost")) == 1
-        assert second.node_id
+
+
+def test_engines_that_only_joined_make_room_for_a_scorer(cluster, tiny_run: Path, tmp_path: Path) -> None:
+    sources = [{"name": "length", "function": "tests.integration.rewards:slow_length"}]
+    with launched(tiny_run, tmp_path / "events.jsonl", rollout={"engine": "hf", "workers": 1, "max_workers": 4},
+                  reward={"sources": sources}) as run:
+        run.sync(0)
+        texts = run.inputs.score_requests(run.generate())
+
+        def joined() -> bool:
+            run.generate()
+            return bool(run.events("worker_joined"))
+
+        eventually(joined, 120)  # the cluster is full, and two engines wait for the next place that gets free
+        scores = run.workers.reward.score(texts).result().total
+        with struck("RewardWorker", "score") as killed:
+            np.testing.assert_array_equal(run.workers.reward.score(texts).result().total, scores)
+        assert len(killed) == 1 and [row["role"] for row in run.events("worker_lost")] == ["reward"]
+        assert len(run.generate()) == len(texts)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medrl.errors import WorkerError
-from medrl.faults.commands import Command, Discard, Reissued, Run, Spawn, Sync
+from medrl.faults.commands import Command, Discard, Reissued, Release, Run, Spawn, Sync
 from medrl.faults.job import ATTEMPTS, Job
 from medrl.faults.pool import Limits, PoolMachine
 
@@ -92,6 +92,14 @@ class World:
         self.machine.grow(workers, self.now)
         self.machine.need(workers, self.now)
         self.wait(lambda: len(self.machine.ready) >= workers, needed=workers)
+        self.size = most
+        self.machine.grow(most, self.now)
+
+    def give_way(self, workers: int, most: int) -> None:
+        """Others need the room for a while."""
+        self.size = workers
+        self.machine.shrink(workers, self.now)
+        self.carry_out()
         self.size = most
         self.machine.grow(most, self.now)
 
@@ -175,6 +183,11 @@ class World:
                 self.run(number, items)
             case Discard(number):
                 self.discard(number)
+            case Release(number):
+                assert not self.workers[number].discarded
+                self.workers[number].discarded = True
+                self.leave(number)
+                self.place()
             case Reissued(items):
                 self.reissued += items
 
@@ -317,6 +330,8 @@ def play(plan: Plan, machine_class: type[PoolMachine] = PoolMachine) -> tuple[Wo
             for _ in range(rng.randint(1, 2)):
                 weights = [rng.uniform(1.0, 9.0) for _ in range(rng.randint(0, plan.items))]
                 world.work(weights, rng.randint(0, 5) if rng.random() < 0.2 else None)
+            if rng.random() < 0.2:
+                world.give_way(plan.workers, plan.workers + plan.extra)
             world.now += rng.choice((0.0, 1.0, 500.0))  # the driver does something else
     except OverBudget:
         assert world.losses == plan.budget + 1

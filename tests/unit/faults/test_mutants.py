@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from medrl.faults.job import Job
-from medrl.faults.pool import Member, PoolMachine
+from medrl.faults.member import Member
+from medrl.faults.pool import PoolMachine
 from medrl.faults.states import Event, State
 from tests.unit.faults.simulation import Faults, Plan, play
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrl.errors import WeightSyncError, WorkerError
-from medrl.faults.commands import Discard, Joined, Reissued, Run, Spawn, Sync
+from medrl.faults.commands import Discard, Joined, Reissued, Release, Run, Spawn, Sync
 from medrl.faults.job import Job, share_out
 from medrl.faults.pool import PoolMachine
 from tests.unit.faults.simulation import LIMITS, Faults, Plan, play
@@ -164,6 +164,27 @@ def test_too_few_members_is_said_with_names() -> None:
     with pytest.raises(WorkerError) as caught:
         pool.check(LIMITS.start)
     assert caught.value.got == "1 ready; reward 1 on b is starting, reward 2 waits for room"
+
+
+def test_members_beyond_those_needed_make_room_the_ones_without_a_place_first() -> None:
+    pool = machine(3)
+    pool.grow(4, 0.0)
+    told(pool)
+    pool.shrink(2, 1.0)
+    assert told(pool) == [Release(2), Release(3)]
+    pool.answered(2, ["late"], 2.0)
+    pool.shrink(2, 3.0)
+    assert not told(pool) and pool.ready == [0, 1]
+
+
+def test_a_pool_is_cramped_when_it_is_short_of_room_and_not_while_models_load() -> None:
+    pool = machine(1, stateless=True)
+    assert not pool.cramped(1e9, 20.0)
+    pool.begin([1.0], 10.0)
+    pool.lost(0, "it died", 10.0)
+    assert not pool.cramped(29.0, 20.0) and pool.cramped(30.0, 20.0)
+    pool.placed(1, "node", 30.0)
+    assert not pool.cramped(49.0, 20.0)
 
 
 def test_a_job_counts_an_item_once() -> None:
