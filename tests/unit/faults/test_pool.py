@@ -46,11 +46,11 @@ def test_thousands_of_schedules(plan: Plan) -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(2))
 def test_a_thousand_workers(seed: int) -> None:
-    """Some hundred are lost over three rounds, and others come: the run goes on."""
+    """Dozens are lost over three rounds, and others come: the run goes on."""
     plan = Plan(seed, 1000, extra=100, room=300, items=4000, rounds=3, budget=10**6,
-                stateless=bool(seed % 2), faults=Faults(0.01, 0.005, 0.005), calm_start=True)
+                stateless=bool(seed % 2), faults=Faults(0.006, 0.002, 0.002), calm_start=True)
     world, end = play(plan)
-    assert end == "done" and world.losses > 50 and world.reissued > 50
+    assert end == "done" and world.losses > 40 and world.reissued > 40
 
 
 def test_every_end_comes_about() -> None:
