@@ -19,6 +19,7 @@ from medrl.errors import RewardError, WorkerError
 from medrl.faults.budget import FaultBudget
 from medrl.faults.commands import Command, Joined, Run, Sync
 from medrl.faults.events import EventLog
+from medrl.run_dir import create_run_dir
 from medrl.stages.ppo_inputs import PpoInputs, prepare, rollout_requests
 from medrl.types import Completion
 from tests.integration.processes import struck
@@ -54,6 +55,7 @@ def launched(folder: Path, log: Path, **sections: Any) -> Iterator[Started]:
         "data": {"batch_size": 12, "samples_per_prompt": 2}}
     config = build_config(PpoConfig, ppo_values(folder, **(values | sections)))
     inputs = prepare(config)
+    create_run_dir(config, keep=True)  # nodes are asked whether they see it
     with launch_workers(config, inputs.launch, FaultBudget(5, EventLog(log))) as workers:
         yield Started(config, inputs, workers, log)
 
