@@ -49,8 +49,10 @@ class PoolMachine:
 
     def grow(self, size: int, now: float) -> None:
         """Ask for members up to `size`."""
-        for slot in range(len(self.members), size):
-            self._spawn(f"{self.role} {slot}")
+        taken = {member.slot for member in self.members.values()}
+        for slot in (f"{self.role} {number}" for number in range(size)):
+            if slot not in taken and len(self.members) < size:
+                self._spawn(slot)
         self._review(now)
 
     def shrink(self, size: int, now: float) -> None:

@@ -175,6 +175,10 @@ def test_members_beyond_those_needed_make_room_the_ones_without_a_place_first() 
     pool.answered(2, ["late"], 2.0)
     pool.shrink(2, 3.0)
     assert not told(pool) and pool.ready == [0, 1]
+    pool.lost(0, "it died", 4.0)
+    pool.shrink(1, 5.0)
+    pool.grow(3, 6.0)
+    assert sorted(member.slot for member in pool.members.values()) == ["rollout 0", "rollout 1", "rollout 2"]
 
 
 def test_a_pool_is_cramped_when_it_is_short_of_room_and_not_while_models_load() -> None:
