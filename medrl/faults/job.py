@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 ATTEMPTS = 3  # so many lost workers an item may have been with before it counts as what kills them
@@ -47,15 +47,21 @@ class Job:
 
 
 def share_out(items: Iterable[int], weights: Sequence[float], loads: Mapping[int, float]) -> dict[int, list[int]]:
-    """Member → its items: the heaviest first, each to whoever has the least to do.
+    """Member → its items, so that all have about as much to do. `loads`: what they have already.
 
-    `loads`: what members have already.
+    Neighbours stay together: the answers to one prompt then share its part of an engine's prefix cache.
     """
-    least = [(load, member) for member, load in loads.items()]
-    heapq.heapify(least)
-    shares: dict[int, list[int]] = {member: [] for member in loads}
-    for item in sorted(items, key=lambda i: (-weights[i], i)):
-        load, member = least[0]
-        shares[member].append(item)
-        heapq.heapreplace(least, (load + weights[item], member))
+    left, members = sorted(items), sorted(loads, key=lambda member: (loads[member], member))
+    total = sum(weights[item] for item in left)
+    sums = accumulate(loads[member] for member in members)
+    level = min((total + busy) / count for count, busy in enumerate(sums, 1))  # where all would end up if items could be cut
+    shares: dict[int, list[int]] = {member: [] for member in members}
+    number, given = 0, 0.0
+    edge = max(level - loads[members[0]], weights[left[0]])  # who has the least to do gets something in any case
+    for item in left:
+        while given + weights[item] / 2 > edge and number + 1 < len(members):
+            number += 1
+            edge += max(0.0, level - loads[members[number]])
+        shares[members[number]].append(item)
+        given += weights[item]
     return shares

@@ -89,7 +89,19 @@ def test_items_are_shared_out_by_weight() -> None:
     assert share_out([0, 1], [1.0, 1.0], {0: 5.0, 1: 0.0}) == {0: [], 1: [0, 1]}
     pool = machine()
     pool.begin([1.0, 1.0, 1.0], 0.0)
-    assert told(pool) == [Run(0, (0, 2)), Run(1, (1,))]
+    assert told(pool) == [Run(0, (0, 1)), Run(1, (2,))]
+
+
+@given(st.lists(st.floats(0.5, 20.0), min_size=1, max_size=40), st.lists(st.floats(0.0, 50.0), min_size=1, max_size=8))
+def test_shares_are_even_and_neighbours_stay_together(weights: list[float], busy: list[float]) -> None:
+    loads = dict(enumerate(busy))
+    shares = share_out(range(len(weights)), weights, loads)
+    assert sorted(item for share in shares.values() for item in share) == list(range(len(weights)))
+    assert all(share == list(range(share[0], share[-1] + 1)) for share in shares.values() if share)
+    assert shares[min(loads, key=lambda member: (loads[member], member))]
+    level = min((sum(weights) + sum(sorted(busy)[:n])) / n for n in range(1, len(busy) + 1))
+    for member, share in shares.items():
+        assert not share or loads[member] + sum(weights[i] for i in share) <= level + 2 * max(weights) + 1e-6
 
 
 def test_the_share_of_a_lost_member_goes_to_others_and_its_late_answer_is_dropped() -> None:
