@@ -54,7 +54,7 @@ def share_out(items: Iterable[int], weights: Sequence[float], loads: Mapping[int
     left, members = sorted(items), sorted(loads, key=lambda member: (loads[member], member))
     total = sum(weights[item] for item in left)
     sums = accumulate(loads[member] for member in members)
-    level = min((total + busy) / count for count, busy in enumerate(sums, 1))  # where all would end up if items could be cut
+    level = min((total + busy) / count for count, busy in enumerate(sums, 1))  # where all end up if items could be cut
     shares: dict[int, list[int]] = {member: [] for member in members}
     number, given = 0, 0.0
     edge = max(level - loads[members[0]], weights[left[0]])  # who has the least to do gets something in any case
