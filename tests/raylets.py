@@ -12,6 +12,7 @@ It ends everything when its input ends, so that no cluster outlives its test.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -51,10 +52,10 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # Ray prints, too
     ensure_token_if_auth_enabled()
     with short_folder() as folder:
+        os.environ["RAY_TMPDIR"] = folder  # also where jobs look for the cluster: not for another one on this machine
         cluster = Cluster(initialize_head=True, head_node_args=COMMON | {
             "gcs_server_port": port, "include_dashboard": True, "dashboard_host": "127.0.0.1",
-            "dashboard_port": dashboard, "temp_dir": folder, "dashboard_agent_listen_port": 0, "num_cpus": cpus,
-            "labels": {"medrl": label},
+            "dashboard_port": dashboard, "dashboard_agent_listen_port": 0, "num_cpus": cpus, "labels": {"medrl": label},
         })
         nodes = {raylet(cluster.head_node).pid: cluster.head_node}
         try:
