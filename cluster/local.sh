@@ -32,8 +32,8 @@ with tempfile.TemporaryDirectory(prefix="medrl-", dir="/tmp", ignore_cleanup_err
         "dashboard_agent_listen_port": 0,
     })
     try:
-        for _ in range(nodes - 1):
-            cluster.add_node(**common)
+        for number in range(1, nodes):  # each unpacks a job's code into a folder of its own, as machines do
+            cluster.add_node(**common, runtime_env_dir_name=f"runtime_resources_{number}")
         print(f"{nodes} nodes with {cpus} CPUs each: http://127.0.0.1:{dashboard}", flush=True)
         signal.pause()
     finally:

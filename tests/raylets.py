@@ -35,7 +35,8 @@ def carry_out(cluster: Cluster, nodes: dict[int, Node], command: dict[str, Any])
     """The pid that the answer names."""
     ((what, argument),) = command.items()
     if what == "add":
-        node = cluster.add_node(**COMMON, **argument)
+        # Each node unpacks a job's code into a folder of its own, as machines do.
+        node = cluster.add_node(**COMMON, **argument, runtime_env_dir_name=f"runtime_resources_{len(nodes)}")
         nodes[raylet(node).pid] = node
         return raylet(node).pid
     node = nodes[argument]
@@ -43,7 +44,7 @@ def carry_out(cluster: Cluster, nodes: dict[int, Node], command: dict[str, Any])
         raylet(node).kill()
         raylet(node).wait()  # workers of a raylet that is a zombie take it for alive
     else:
-        cluster.remove_node(nodes.pop(argument))
+        cluster.remove_node(nodes[argument])
     return argument
 
 
