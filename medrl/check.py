@@ -161,7 +161,8 @@ def _training(model: ModelConfig, lora: LoraConfig | None, parameters: int) -> t
 def _placement_table(config: PpoConfig) -> Table:
     table = Table("role", "workers", "CPUs each", "GPUs each", "placement", title="placement")
     for plan in plan_roles(config).values():
-        table.add_row(plan.role, str(plan.workers), f"{plan.cpus:g}", f"{plan.gpus:g}", plan.strategy)
+        workers = f"{plan.workers} to {plan.most}" if plan.extra else str(plan.workers)
+        table.add_row(plan.role, workers, f"{plan.cpus:g}", f"{plan.gpus:g}", plan.strategy)
     if config.reference.mode != "dedicated":
         table.add_row("reference", "inside the policy", "0", "0", "")
     return table

@@ -43,7 +43,7 @@ def save(root: str | Path, step: int, write: Callable[[Path], None], keep_last: 
 
 def latest(root: str | Path, report: Callable[[str], None] = print) -> Found | None:
     """Step, folder and meta of the newest complete checkpoint, or None. Damaged ones are skipped, with the reason."""
-    for step, path in reversed(_steps(Path(root))):
+    for step, path in reversed(steps(Path(root))):
         defect = _defect(path)
         if defect is None:
             return step, path, load_meta(path)
@@ -73,6 +73,15 @@ def load_meta(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be used", limit="a complete checkpoint", got=defect,
                               remedy="continue from another checkpoint of the run")
     return _read_manifest(Path(path))["meta"]
+
+
+def file_names(path: Path) -> list[str]:
+    """The files that the manifest of the checkpoint in `path` lists. Raises CheckpointError if it cannot be read."""
+    try:
+        return list(_read_manifest(path)["files"])
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be used", limit="a complete checkpoint",
+                              got=f"{MANIFEST} cannot be read ({error})") from None
 
 
 def check_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -123,14 +132,15 @@ def _is_disk_full(error: BaseException, root: Path) -> bool:
 
 def _prune(root: Path, step: int, keep_last: int) -> None:
     # Later steps than this one's are damaged, or the run would have continued from them; they do not count.
-    older = [path for number, path in _steps(root) if number < step]
+    older = [path for number, path in steps(root) if number < step]
     for path in older[: max(0, len(older) - (keep_last - 1))]:
         doomed = root / f"{TEMPORARY}{path.name}"
         os.rename(path, doomed)  # a kill half-way must not leave half a checkpoint
         shutil.rmtree(doomed)
 
 
-def _steps(root: Path) -> list[tuple[int, Path]]:
+def steps(root: Path) -> list[tuple[int, Path]]:
+    """Step and folder of the checkpoints in `root`, damaged ones among them, the newest last."""
     found = [(re.fullmatch(r"step-(\d{6,})", path.name), path) for path in root.glob("step-*")]
     return sorted((int(match[1]), path) for match, path in found if match)
 

@@ -77,6 +77,16 @@ class WorkerError(MedrlError):
     exit_code = 3
 
 
+class WorkerLost(WorkerError):
+    """Workers died or fell silent. What they did can be done again by others.
+
+    `role` and `workers` (their names) are known in the driver only: they do not travel between processes.
+    """
+
+    role: str = ""
+    workers: tuple[str, ...] = ()
+
+
 class ClusterError(MedrlError):
     """A Ray cluster cannot be reached, does not let us in, or runs other versions."""
 

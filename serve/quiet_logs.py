@@ -21,6 +21,8 @@ BEFORE_REQUESTS = {"EngineCore failed to start.", "WorkerProc failed to start."}
 def configure() -> None:
     """Whatever vLLM starts in this process and from it logs so. To be called before vLLM is imported."""
     os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(CONFIG)
+    # A package that vLLM's app imports sets the root logger to this level, or to ERROR, which would hide our warnings.
+    os.environ.setdefault("SAGEMAKER_CONTAINER_LOG_LEVEL", "WARNING")
 
 
 class QuietFormatter(logging.Formatter):

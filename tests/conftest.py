@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("SAGEMAKER_CONTAINER_LOG_LEVEL", "WARNING")  # see serve/quiet_logs.py
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402

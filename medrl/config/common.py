@@ -136,6 +136,19 @@ class CheckpointConfig(StrictModel):
 
     every: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: only at the end")
     keep_last: int = Field(default=2, ge=1, description="complete checkpoints to keep")
+    storage: str | None = Field(
+        default=None,
+        description="folder or fsspec URL (s3://… and so on) that also gets them, copied while training goes on; "
+        "null: only the run's own folder has them",
+    )
+
+    @field_validator("storage")
+    @classmethod
+    def _no_password(cls, storage: str | None) -> str | None:
+        if storage and urlsplit(storage).password:
+            raise ValueError("holds a password, which would be kept in config.yaml; the storage's own client reads "
+                             "credentials from the environment")
+        return storage
 
 
 class SupervisedCheckpointConfig(CheckpointConfig):

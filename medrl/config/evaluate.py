@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medrl.config.common import DataChecks, ModelConfig, StageConfig, TimeoutsConfig
+from medrl.config.common import DataChecks, FaultsConfig, ModelConfig, StageConfig, TimeoutsConfig
 from medrl.config.ppo import EngineConfig, SamplingConfig
 from medrl.config.rewards import RewardPoolConfig
 
@@ -67,6 +67,7 @@ class EvaluateConfig(StageConfig):
     bootstrap_samples: int = Field(default=1000, ge=1, description="resamples behind a 95 % interval")
     kept_answers: int = Field(default=20, ge=0, description="answers of each set kept in evaluation.json, with prompts")
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    faults: FaultsConfig = Field(default=FaultsConfig(), description="of the workers that score; others end the run")
 
     @property
     def max_model_len(self) -> int:

@@ -12,7 +12,7 @@ MODELS = (
     "baseline", "adapter", "base",
 )
 DATA = ("data.train", "data.eval", "data.calibration", "data.prompts", "data.eval_prompts", "sets.path", "runs")
-OUTPUT = "output_dir"
+OUTPUT = ("output_dir", "checkpoint.storage")
 
 
 def absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
     """
 
     def absolute(key: str, text: str) -> str:
-        if ends(key, (OUTPUT,)) and "://" not in text:
+        if ends(key, OUTPUT) and "://" not in text:
             return str(Path(text).absolute())
         return str(Path(text).absolute()) if ends(key, MODELS + DATA) and Path(text).exists() else text
 

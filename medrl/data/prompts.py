@@ -116,7 +116,7 @@ class PromptStream:
         self._batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
-        self._restart()
+        self.restart()
 
     def next_batch(self) -> list[Prompt]:
         """The next `batch_size` prompts."""
@@ -133,11 +133,12 @@ class PromptStream:
                 "the checkpoint was written with other prompts, batch size, seed or order",
                 remedy="resume with the data settings of the run that wrote it",
             )
-        self._restart()
+        self.restart()
         for _ in range(state["batches"]):
             self._next_indices()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Back to the first batch."""
         self._batches = 0
         self._passes = 0
         self._queue: list[int] = []

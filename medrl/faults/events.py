@@ -17,7 +17,7 @@ class EventLog:
         self._report = report
 
     def record(self, event: str, **facts: str | int | float | None) -> None:
-        """`event` is one of those in docs/cluster.md; `facts` that are None are left out. Never the text of a prompt."""
+        """`event` is one of those in docs/cluster.md; `facts` that are None are left out. Never a prompt's text."""
         known = {name: fact for name, fact in facts.items() if fact is not None}
         row = {"time": round(time.time(), 3), "step": self.step, "event": event} | known
         with open(self._path, "a", encoding="utf-8") as file:

@@ -6,6 +6,8 @@ ratio of the first mini-batch is not 1 and the KL to an equal reference not 0.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,14 +29,40 @@ def policy_forward(
     """Log-probs (and entropies, nats) of the response tokens under `model`: ids [B, T] → [B, T] float32, 0 elsewhere.
 
     `model` is a causal LM, a PeftModel around one or a DeepSpeed engine around either. Padding may stand on either
-    side. Gradients flow unless the caller turns them off.
+    side. Logits are computed only where they predict a response token; a token at position 0, which nothing predicts,
+    has log-prob 0. Gradients flow unless the caller turns them off.
     """
-    logits = model(
-        input_ids=ids, attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask), use_cache=False
-    ).logits
     response = response_mask.bool()
-    logprobs = torch.where(response, token_logprobs(logits, ids, temperature), 0.0)
-    return logprobs, torch.where(response, token_entropy(logits, temperature), 0.0) if entropy else None
+    predicted = torch.cat([torch.zeros_like(response[:, :1]), response[:, 1:]], dim=1)
+    predicting = predicted.roll(-1, dims=1)  # the logits at position i predict token i + 1
+    with head_only_at(model, predicting):
+        logits = model(
+            input_ids=ids, attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask),
+            use_cache=False,
+        ).logits
+    if logits.ndim == 3:  # this model does not call its output head as a module
+        logits = logits[predicting]
+
+    def placed(values: Tensor) -> Tensor:
+        return torch.zeros(ids.shape, dtype=values.dtype, device=values.device).masked_scatter(predicted, values)
+
+    logprobs = placed(token_logprobs(logits, ids[predicted], temperature))
+    return logprobs, placed(token_entropy(logits, temperature)) if entropy else None
+
+
+@contextmanager
+def head_only_at(model: Any, positions: Tensor) -> Iterator[None]:
+    """In this block the output head sees only the hidden states at `positions` [B, T]: logits [B, T, V] → [N, V]."""
+    module = model.module if hasattr(model, "module") else model  # within a DeepSpeed engine
+
+    def select(_head: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (arguments[0][positions], *arguments[1:])
+
+    hook = module.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def value_forward(model: Any, ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,10 @@ class Generator(Protocol):
         """Take over `weights`. Raises WeightSyncError, and stays STALE, unless they provably arrived."""
         ...
 
+    def forget(self) -> None:
+        """STALE until the next `receive`, which may be of an older version than the last."""
+        ...
+
     def close(self) -> None:
         """Free the engine. The generator cannot be used afterwards."""
         ...
@@ -71,6 +75,8 @@ class WeightReceiver(Protocol):
     def version(self) -> int | None: ...
 
     def require_fresh(self) -> int: ...
+
+    def forget(self) -> None: ...
 
     def take_over(self, weights: Weights, engine: SyncedGenerator) -> SyncReport: ...
 
@@ -93,6 +99,9 @@ class SyncedGenerator(ABC):
 
     def receive(self, weights: Weights) -> SyncReport:
         return self._receiver.take_over(weights, self)
+
+    def forget(self) -> None:
+        self._receiver.forget()
 
     def generate(self, requests: Sequence[GenerateRequest], sampling: SamplingConfig, *,
                  greedy: bool = False) -> list[Completion]:

@@ -7,15 +7,19 @@ import time
 import ray
 
 from medrl.algo.experience import make_experience
-from medrl.algo.kl import make_kl_controller
+from medrl.checkpoint import Found
 from medrl.config.ppo import PpoConfig
 from medrl.data.batching import collate
+from medrl.faults.budget import FaultBudget
+from medrl.faults.events import EventLog
+from medrl.mirror import mirror_of, mirrored
 from medrl.rollout.base import request_seed
 from medrl.run_dir import create_run_dir, write_json
 from medrl.stages.ppo_evaluation import evaluate, sample_rows
 from medrl.stages.ppo_inputs import PpoInputs, prepare, rollout_requests
 from medrl.stages.ppo_proofs import check_kl_limit, check_reference, check_start
-from medrl.stages.ppo_state import LoopState, find_checkpoint
+from medrl.stages.ppo_recovery import with_recovery
+from medrl.stages.ppo_state import LoopState, checkpoint_root, find_checkpoint
 from medrl.timer import Timer
 from medrl.tracking.base import Tracker, open_tracker
 from medrl.types import SyncReport
@@ -33,36 +37,51 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
     """
     started = time.monotonic()
     inputs = prepare(config)
+    mirror = mirror_of(config, checkpoint_root(config), config.timeouts.checkpoint, resume=resume)
     found = find_checkpoint(config) if resume else None
     run_dir = create_run_dir(config, keep=found is not None)
-    state = LoopState(inputs.prompts, make_kl_controller(config.algorithm.kl))
+    budget = FaultBudget(config.faults.limit, EventLog(run_dir / "events.jsonl"))
     interrupts = Interrupts()
-    with launch_workers(config, inputs.launch) as workers, interrupts.installed():
+
+    def attempt(found: Found | None) -> dict:
+        budget.events.record("started", after=found[0] if found else 0)
+        state = LoopState.begin(config, inputs.prompts)
         if found:
             state.restore(found, workers)
         with open_tracker(config.tracking, run_dir, config.steps, resume_step=state.step if found else None) as tracker:
             try:
-                metrics = train(config, inputs, state, workers, tracker, interrupts)
-            except Interrupted as interrupt:
+                metrics = train(config, inputs, state, workers, tracker, interrupts, budget.events)
+            except Interrupted:
                 state.save(config, workers)
-                raise SystemExit(interrupt.exit_code) from None
-            evaluation_after = {k.removeprefix("eval/"): v for k, v in metrics.items() if k.startswith("eval/")}
-            summary = {
-                "run_dir": str(run_dir),
-                "steps": state.step,
-                "output": str(state.export(config)),
-                "engines": workers.engines,
-                "evaluation_before": state.evaluation_before,
-                "evaluation_after": evaluation_after,
-                "last_step": metrics,
-                "seconds": round(time.monotonic() - started, 1),
-            }
+                raise
+            summary = summarise(config, state, workers, metrics)
+            summary |= {"workers_lost": budget.spent, "seconds": round(time.monotonic() - started, 1)}
             write_json(run_dir / "summary.json", summary)  # before the trackers close: they may keep it
-    return summary
+        return summary
+
+    try:
+        with launch_workers(config, inputs.launch, budget) as workers, interrupts.installed(), mirrored(mirror):
+            return with_recovery(attempt, found, config, workers, budget)
+    except Interrupted as interrupt:
+        raise SystemExit(interrupt.exit_code) from None
+
+
+def summarise(config: PpoConfig, state: LoopState, workers: Workers, metrics: dict[str, float]) -> dict:
+    """What came out of a finished run; exports its trained part."""
+    return {
+        "run_dir": config.run_dir,
+        "steps": state.step,
+        "output": str(state.export(config)),
+        "engines": workers.engines,
+        "evaluation_before": state.evaluation_before,
+        "evaluation_after": {k.removeprefix("eval/"): v for k, v in metrics.items() if k.startswith("eval/")},
+        "last_step": metrics,
+    }
 
 
 def train(
-    config: PpoConfig, inputs: PpoInputs, state: LoopState, w: Workers, tracker: Tracker, interrupts: Interrupts
+    config: PpoConfig, inputs: PpoInputs, state: LoopState, w: Workers, tracker: Tracker, interrupts: Interrupts,
+    events: EventLog,
 ) -> dict[str, float]:
     """The loop; returns the last step's metrics. What changes weights happens in `interrupts.deferred()` blocks."""
     metrics: dict[str, float] = {}
@@ -75,7 +94,7 @@ def train(
             tracker.log_samples(0, rows)
         state.complete(state.step)
     for step in range(state.step + 1, config.steps + 1):
-        timer = Timer()
+        events.step, timer = step, Timer()
         with timer("generate"):
             requests = rollout_requests(config, step, state.prompts.next_batch())
             completions = w.rollout.generate(requests, config.sampling)

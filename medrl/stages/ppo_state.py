@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medrl import checkpoint
-from medrl.algo.kl import KlController
+from medrl.algo.kl import KlController, make_kl_controller
 from medrl.checkpoint import Found
 from medrl.config.ppo import PpoConfig
 from medrl.data.prompts import PromptStream
@@ -25,7 +25,7 @@ def find_checkpoint(config: PpoConfig, report: Callable[[str], None] = print) ->
 
     Raises CheckpointError when it belongs to another config, ConfigError when nothing is left to do.
     """
-    found = checkpoint.find(checkpoint_root(config), config_fingerprint(config), report)
+    found = newest_checkpoint(config, report)
     if found and found[0] >= config.steps:
         raise ConfigError(
             f"the run is complete: its newest checkpoint is of step {found[0]}",
@@ -33,6 +33,14 @@ def find_checkpoint(config: PpoConfig, report: Callable[[str], None] = print) ->
             remedy="nothing is left to do; train on by starting a new run from its merged model",
         )
     return found
+
+
+def newest_checkpoint(config: PpoConfig, report: Callable[[str], None] = print) -> Found | None:
+    """The newest complete checkpoint of this run; None when there is none.
+
+    Raises CheckpointError when it belongs to another config.
+    """
+    return checkpoint.find(checkpoint_root(config), config_fingerprint(config), report)
 
 
 @dataclass
@@ -47,6 +55,12 @@ class LoopState:
     canary: list[float] = field(default_factory=list)
     canary_tolerance: float = 0.0  # bit-identical within a process, 1e-5 after a resume
     _snapshot: dict = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, config: PpoConfig, prompts: PromptStream) -> LoopState:
+        """Before the first step."""
+        prompts.restart()
+        return cls(prompts, make_kl_controller(config.algorithm.kl))
 
     def complete(self, step: int) -> None:
         """Step `step` is done: what `save` writes from now on, even if a later step breaks off half-way."""

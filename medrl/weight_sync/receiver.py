@@ -40,6 +40,9 @@ class NoReceiver:
     def require_fresh(self) -> int:
         return self.version
 
+    def forget(self) -> None:
+        return
+
     def take_over(self, weights: Weights, engine: Engine) -> SyncReport:
         raise WeightSyncError("this engine keeps the weights it was started with", got=f"version {weights.version}")
 
@@ -61,6 +64,10 @@ class Receiver:
     def require_fresh(self) -> int:
         """The version the engine provably holds. Raises WeightSyncError while it is STALE."""
         return self._gate.require_fresh()
+
+    def forget(self) -> None:
+        """STALE until the next take-over, which may be of an older version."""
+        self._gate.forget()
 
     def take_over(self, weights: Weights, engine: Engine) -> SyncReport:
         """Put `weights` into `engine`.

@@ -24,7 +24,8 @@ class Stale:
 
 
 class VersionGate:
-    """The state of one generator. It opens only after a complete take-over, and versions never go backwards."""
+    """The state of one generator. It opens only after a complete take-over; versions go backwards only
+    after `forget`."""
 
     def __init__(self) -> None:
         self.state: Fresh | Stale = Stale("it has not received any weights yet")
@@ -42,6 +43,11 @@ class VersionGate:
                                   remedy="sync weights first; after a failed sync resume from the last checkpoint")
         return self.state.version
 
+    def forget(self) -> None:
+        """The learners went back to a checkpoint: the version that comes next may be older than the one held."""
+        self.state = Stale("the learners went back to an earlier version")
+        self._newest = -1
+
     @contextmanager
     def change_to(self, version: int) -> Iterator[None]:
         """STALE inside the block; FRESH(version) if and only if the block ends without an exception."""
@@ -49,7 +55,7 @@ class VersionGate:
         if version < self._newest:
             raise WeightSyncError("weights older than the ones this generator held",
                                   limit=f"version {self._newest} or newer", got=f"version {version}",
-                                  remedy="restart the workers to go back to an older version")
+                                  remedy="report it: learners and rollouts disagree about where the run stands")
         yield
         self._newest = version
         self.state = Fresh(version)

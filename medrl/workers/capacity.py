@@ -25,11 +25,17 @@ class RolePlan:
     strategy: Literal["PACK", "STRICT_PACK", "SPREAD"]
     labels: Mapping[str, str] = field(default_factory=dict)  # its nodes have all of them
     paths: tuple[str, ...] = ()  # what its nodes must see
+    extra: int = 0  # workers that may join while the run goes on; it starts without them
+
+    @property
+    def most(self) -> int:
+        return self.workers + self.extra
 
     @property
     def needs(self) -> str:
         where = {"STRICT_PACK": "on one node", "PACK": "packed", "SPREAD": "spread"}[self.strategy]
-        return ", ".join([f"{self.workers} × {size(self.cpus, self.gpus)} {where}", *named(self.labels)])
+        more = [f"up to {self.most}"] if self.extra else []
+        return ", ".join([f"{self.workers} × {size(self.cpus, self.gpus)} {where}", *more, *named(self.labels)])
 
 
 @dataclass(frozen=True)

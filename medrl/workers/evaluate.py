@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ import ray
 
 from medrl.config.common import ModelConfig
 from medrl.config.evaluate import EvaluateConfig
+from medrl.faults.budget import FaultBudget
+from medrl.faults.events import EventLog
 from medrl.rollout.base import GenerateRequest
 from medrl.types import Completion
 from medrl.workers.capacity import RolePlan
 from medrl.workers.group import WorkerGroup
 from medrl.workers.placement import check_cluster, place, plan_role, threads_for
-from medrl.workers.reward import RewardPool, RewardWorker
+from medrl.workers.reward import RewardPool
 from medrl.workers.runtime import prepare_worker, split_evenly
 
 
@@ -123,42 +126,32 @@ def role_plans(config: EvaluateConfig) -> dict[str, RolePlan]:
 @contextmanager
 def launch_evaluators(config: EvaluateConfig) -> Iterator[EvaluationPool]:
     """A pool for one model after the other."""
-
-    def group(handles: list, placement: Any) -> EvaluationPool:
-        return EvaluationPool(handles, placement, config)
-
-    with _launched(config, "evaluation", EvaluationWorker, group) as pool:
+    plan = role_plans(config)["evaluation"]
+    check_cluster({plan.role: plan})
+    placement = place(plan, config.timeouts.start)
+    options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
+    threads = threads_for({plan.role: plan})[plan.role]
+    pool = EvaluationPool(
+        [EvaluationWorker.options(**options, placement_group_bundle_index=i).remote(config, threads)
+         for i in range(plan.workers)], placement, config)
+    try:
         yield pool
+    finally:
+        pool.shutdown()
 
 
 @contextmanager
 def launch_scorers(config: EvaluateConfig, calibrations: dict[str, tuple[float, float]]) -> Iterator[RewardPool]:
     """The reward pool, ready to score."""
-
-    def group(handles: list, placement: Any) -> RewardPool:
-        return RewardPool(handles, placement, config, calibrations)
-
-    with _launched(config, "reward", RewardWorker, group) as pool:
+    plan = role_plans(config)["reward"]
+    check_cluster({plan.role: plan})
+    budget = FaultBudget(config.faults.limit, EventLog(Path(config.run_dir) / "events.jsonl"))
+    pool = RewardPool(plan, config, calibrations, threads_for({plan.role: plan})[plan.role], budget)
+    try:
         pool.start().result()
         yield pool
-
-
-@contextmanager
-def _launched(
-    config: EvaluateConfig, role: str, worker: Any, group: Callable[[list, Any], Any]
-) -> Iterator[Any]:
-    plan = role_plans(config)[role]
-    check_cluster({role: plan})
-    placement = place(plan, config.timeouts.start)
-    options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
-    threads = threads_for({role: plan})[role]
-    started = group(
-        [worker.options(**options, placement_group_bundle_index=i).remote(config, threads)
-         for i in range(plan.workers)], placement)
-    try:
-        yield started
     finally:
-        started.shutdown()
+        pool.shutdown()
 
 
 def _padded(sequences: list[ScoredSequence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from medrl.errors import MedrlError, WorkerError
+from medrl.errors import MedrlError, WorkerError, WorkerLost
 
 T = TypeVar("T")
+DEATH_NOTICE_S = 30.0  # ranks that feel a peer's death fail at once; Ray may need so long to notice a dead node
 
 
 @dataclass(frozen=True)
@@ -21,42 +22,64 @@ class Pending(Generic[T]):
 
     refs: Sequence[ray.ObjectRef]
     combine: Callable[[list[Any]], T]
-    what: str  # "policy update", for errors
+    role: str
+    what: str  # "update", for errors
     timeout: float
 
     def result(self) -> T:
+        """Raises WorkerLost when workers died or did not answer in time, and what a worker raised."""
         return self.combine(self._get())
 
     def _get(self) -> list[Any]:
         try:
             return ray.get(list(self.refs), timeout=self.timeout)
         except GetTimeoutError:
-            done, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0)
+            done, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0, fetch_local=False)
             silent = [i for i, ref in enumerate(self.refs) if ref not in done]
-            raise WorkerError(
-                f"{self.what} did not finish in time",
-                limit=f"an answer within {self.timeout:g} s",
-                got=f"no answer from worker{'s' * (len(silent) > 1)} {silent} of {len(self.refs)}",
-                remedy="raise the matching timeouts.* setting if the work is really that long",
+            raise self._lost(
+                silent, "did not finish in time", f"no answer within {self.timeout:g} s",
+                "raise the matching timeouts.* setting if the work is really that long",
             ) from None
         except RayTaskError as error:
-            raise self._translate(error.cause) from error
-        except RayActorError as error:
+            if isinstance(error.cause, MedrlError):
+                raise error.cause from error
+            if dead := self._dead(DEATH_NOTICE_S if len(self.refs) > 1 else 0.0):
+                raise self._death(dead, error) from error
             raise WorkerError(
-                f"a worker died during {self.what}",
-                got=str(error).splitlines()[0],
-                remedy="look for the reason (often memory) in Ray's log directory; continue with --resume",
+                f"{self.role} {self.what} failed", got=f"{type(error.cause).__name__}: {error.cause}",
+                remedy="the traceback above names the place",
             ) from error
+        except (RayActorError, ObjectLostError) as error:
+            raise self._death(self._dead(0.0), error) from error
 
-    def _translate(self, cause: BaseException) -> MedrlError:
-        if isinstance(cause, MedrlError):
-            return cause
-        return WorkerError(
-            f"{self.what} failed", got=f"{type(cause).__name__}: {cause}", remedy="the traceback above names the place"
-        )
+    def _dead(self, patience: float) -> list[int]:
+        """Which workers died during the call, waiting at most `patience` seconds for the news."""
+        ray.wait(list(self.refs), num_returns=len(self.refs), timeout=patience, fetch_local=False)
+        return [i for i, ref in enumerate(self.refs) if _died(ref)]
+
+    def _death(self, dead: list[int], error: Exception) -> WorkerLost:
+        return self._lost(dead, "broke off", str(error).splitlines()[0],
+                          "look for the reason (often memory) in Ray's log directory; continue with --resume")
+
+    def _lost(self, numbers: list[int], how: str, reason: str, remedy: str) -> WorkerLost:
+        names = tuple(f"{self.role} {i}" for i in numbers) or (self.role,)
+        lost = WorkerLost(f"{self.role} {self.what} {how}", limit=f"an answer of all {len(self.refs)} workers",
+                          got=f"{', '.join(names)}: {reason}", remedy=remedy)
+        lost.role, lost.workers = self.role, names
+        return lost
 
 
-def gather(*pending: Pending | None) -> tuple:
+def _died(ref: ray.ObjectRef) -> bool:
+    try:
+        ray.get(ref, timeout=0)
+    except (RayActorError, ObjectLostError):
+        return True
+    except (GetTimeoutError, RayTaskError):
+        return False
+    return False
+
+
+def gather(*pending: Any) -> tuple:
     """The results of calls that run at the same time; None for a role the run does not have."""
     return tuple(call.result() if call is not None else None for call in pending)
 
@@ -80,7 +103,7 @@ class WorkerGroup:
         combine: Callable[[list[Any]], Any] = lambda results: results[0],
     ) -> Pending:
         """Refs of this group's workers as one call."""
-        return Pending(refs, combine, f"{self.role} {what}", timeout)
+        return Pending(refs, combine, self.role, what, timeout)
 
     def shutdown(self) -> None:
         """Kill the workers and free their resources."""

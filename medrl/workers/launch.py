@@ -10,15 +10,17 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from medrl.config.ppo import PpoConfig
+from medrl.faults.budget import FaultBudget
 from medrl.workers.capacity import RolePlan
 from medrl.workers.cluster import connect
 from medrl.workers.critic import CriticGroup, CriticWorker
-from medrl.workers.group import Pending, WorkerGroup, gather
+from medrl.workers.group import WorkerGroup, gather
 from medrl.workers.placement import check_cluster, place, plan_roles, threads_for, total_cpus
-from medrl.workers.policy import PolicyGroup, PolicyWorker, SharedReference
-from medrl.workers.reference import ReferenceGroup, ReferenceWorker
-from medrl.workers.reward import RewardPool, RewardWorker
-from medrl.workers.rollout import RolloutPool, RolloutWorker
+from medrl.workers.policy import LearnerGroup, PolicyGroup, PolicyWorker, SharedReference
+from medrl.workers.pool import Call, Pool
+from medrl.workers.reference import ReferenceGroup
+from medrl.workers.reward import RewardPool
+from medrl.workers.rollout import RolloutPool
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Workers:
     rollout: RolloutPool
     engines: dict[str, str]  # role → class of the engine really used
 
+    @property
+    def learners(self) -> list[LearnerGroup]:
+        """The groups that train."""
+        return [self.policy, self.critic] if self.critic else [self.policy]
+
 
 @dataclass(frozen=True)
 class LaunchInputs:
@@ -43,54 +50,62 @@ class LaunchInputs:
 
 
 @contextmanager
-def launch_workers(config: PpoConfig, inputs: LaunchInputs) -> Iterator[Workers]:
-    """Connect to Ray, place and start every role, wait until all are ready; stop them at the end."""
+def launch_workers(config: PpoConfig, inputs: LaunchInputs, budget: FaultBudget) -> Iterator[Workers]:
+    """Connect to Ray, place and start every role, wait until all are ready; stop them at the end.
+
+    `budget`: which lost workers are still replaced while the run goes on.
+    """
     plans = plan_roles(config)
     with connect(config.ray, total_cpus(plans)):
         check_cluster(plans)
-        groups: list[WorkerGroup] = []
+        groups: list[WorkerGroup | Pool] = []
         try:
-            yield _start(config, inputs, plans, groups)
+            yield _start(config, inputs, plans, groups, budget)
         finally:
             for group in groups:
                 group.shutdown()
 
 
-def _start(config: PpoConfig, inputs: LaunchInputs, plans: dict[str, RolePlan], groups: list[WorkerGroup]) -> Workers:
+def _start(
+    config: PpoConfig, inputs: LaunchInputs, plans: dict[str, RolePlan], groups: list[WorkerGroup | Pool],
+    budget: FaultBudget,
+) -> Workers:
     """Place and start every role. Whatever runs is in `groups`, so that an error leaves nothing behind."""
-    threads, placements = threads_for(plans), {}
-    for role, plan in plans.items():
-        placements[role] = place(plan, config.timeouts.start)
+    threads = threads_for(plans)
 
-    def spawn(role: str, worker_class: Any, arguments: Callable[[int], tuple]) -> tuple[list, PlacementGroup]:
-        """One worker a bundle; `arguments` of worker i come between the config and its threads."""
-        plan, placement = plans[role], placements[role]
-        options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
-        return [
-            worker_class.options(**options, placement_group_bundle_index=i).remote(config, *arguments(i), threads[role])
-            for i in range(plan.workers)
-        ], placement
+    def ranks(role: str, worker_class: Any) -> Callable[[], tuple[list, PlacementGroup]]:
+        """What places and creates the ranks of a learner, a bundle each."""
+        plan = plans[role]
 
-    policy = PolicyGroup("policy", *spawn("policy", PolicyWorker, lambda i: (i, plans["policy"].workers)), config)
+        def spawn() -> tuple[list, PlacementGroup]:
+            placement = place(plan, config.timeouts.start)
+            options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
+            return [
+                worker_class.options(**options, placement_group_bundle_index=rank)
+                .remote(config, rank, plan.workers, threads[role])
+                for rank in range(plan.workers)
+            ], placement
+
+        return spawn
+
+    policy = PolicyGroup("policy", ranks("policy", PolicyWorker), config, inputs.total_updates)
     groups.append(policy)
     critic = None
     if config.has_critic:
-        critic = CriticGroup("critic", *spawn("critic", CriticWorker, lambda i: (i, plans["critic"].workers)), config)
+        critic = CriticGroup("critic", ranks("critic", CriticWorker), config, inputs.total_updates)
         groups.append(critic)
-    rollout = RolloutPool(*spawn("rollout", RolloutWorker, lambda i: (inputs.stop_ids,)), config)
+    rollout = RolloutPool(plans["rollout"], config, inputs.stop_ids, threads["rollout"], budget)
     groups.append(rollout)
-    reward = RewardPool(*spawn("reward", RewardWorker, lambda i: ()), config, inputs.calibrations)
+    reward = RewardPool(plans["reward"], config, inputs.calibrations, threads["reward"], budget)
     groups.append(reward)
     reference: SharedReference | ReferenceGroup = SharedReference(policy)
-    others: list[Pending] = []
+    others: list[Call] = []
     if config.reference.mode == "dedicated":
-        pool = plans["reference"].workers
-        reference = ReferenceGroup(*spawn("reference", ReferenceWorker, lambda i: (i, pool)), config)
+        reference = ReferenceGroup(plans["reference"], config, threads["reference"], budget)
         groups.append(reference)
         others.append(reference.start())
-    updates = inputs.total_updates
     policy_info, critic_info, rollout_engine, *_ = gather(
-        policy.start(updates), critic.start(updates) if critic else None, rollout.start(), reward.start(), *others
+        policy.start(), critic.start() if critic else None, rollout.start(), reward.start(), *others
     )
     engines = {"policy": policy_info["engine"], "rollout": rollout_engine}
     if critic_info:

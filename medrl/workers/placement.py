@@ -1,15 +1,16 @@
-"""Where workers go: one placement group a role, checked against the cluster before anything starts."""
+"""Where workers go: what each role asks for, checked against the cluster before anything starts."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 
 from medrl.config.common import Role, StageConfig
-from medrl.config.ppo import PpoConfig
+from medrl.config.ppo import PpoConfig, RolloutConfig
 from medrl.errors import WorkerError
 from medrl.workers.capacity import Node, RolePlan, shortages, table
 from medrl.workers.cluster import alive_nodes, is_local_cluster, startable_nodes
@@ -33,7 +34,7 @@ def plan_roles(config: PpoConfig) -> dict[str, RolePlan]:
     plans = [
         plan_role("policy", config.learner, config, (*model, config.reference.adapter, saved), learner=True),
         plan_role("reward", config.reward, config, scorers),
-        plan_role("rollout", config.rollout, config, model),
+        replace(plan_role("rollout", config.rollout, config, model), extra=joining(config.rollout)),
     ]
     if config.has_critic:
         start = scorers[:1] if config.critic.init == "reward" else model
@@ -43,8 +44,14 @@ def plan_roles(config: PpoConfig) -> dict[str, RolePlan]:
     return {p.role: p for p in plans}
 
 
+def joining(rollout: RolloutConfig) -> int:
+    """Engines that may join while the run goes on."""
+    return (rollout.max_workers or rollout.workers) - rollout.workers
+
+
 def total_cpus(plans: dict[str, RolePlan]) -> float:
-    return sum(p.workers * p.cpus for p in plans.values())
+    """CPUs of all workers, those that may join included."""
+    return sum(p.most * p.cpus for p in plans.values())
 
 
 def threads_for(plans: dict[str, RolePlan]) -> dict[str, int]:
@@ -59,7 +66,7 @@ def threads_for(plans: dict[str, RolePlan]) -> dict[str, int]:
     cores = os.cpu_count() or 1
     training = sum(plans[role].workers for role in ("policy", "critic") if role in plans)
     together = {"policy": training, "critic": training}
-    return {p.role: p.threads or max(1, cores // together.get(p.role, p.workers)) for p in plans.values()}
+    return {p.role: p.threads or max(1, cores // together.get(p.role, p.most)) for p in plans.values()}
 
 
 def check_cluster(plans: dict[str, RolePlan]) -> None:
@@ -82,7 +89,7 @@ def check_cluster(plans: dict[str, RolePlan]) -> None:
 
 
 def place(plan: RolePlan, timeout: float) -> PlacementGroup:
-    """A ready placement group with a bundle a worker."""
+    """A ready placement group with a bundle a worker, for roles whose workers need each other."""
     bundle = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
     labels = [dict(plan.labels)] * plan.workers
     group = placement_group([bundle] * plan.workers, strategy=plan.strategy, bundle_label_selector=labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,17 +83,28 @@ def _own(batch: RolloutBatch, rank: int, world: int) -> RolloutBatch:
 
 
 class LearnerGroup(WorkerGroup):
-    """Calls that policy and critic share. Every call reaches all ranks: they run collectives together."""
+    """Calls that policy and critic share. Every call reaches all ranks: they run collectives together.
 
-    def __init__(self, role: str, handles: list, placement, config: PpoConfig) -> None:
-        super().__init__(role, handles, placement)
+    `spawn` places and creates the workers, `total_updates` are the optimizer steps of the whole run.
+    """
+
+    def __init__(self, role: str, spawn: Callable[[], tuple], config: PpoConfig, total_updates: int) -> None:
+        super().__init__(role, *spawn())
         self.timeouts = config.timeouts
+        self._spawn = spawn
+        self._total_updates = total_updates
 
-    def start(self, total_updates: int) -> Pending[dict]:
+    def start(self) -> Pending[dict]:
         host, port = self.pending([self.handles[0].address.remote()], "start", self.timeouts.start).result()
         return self.pending(
-            [h.start.remote(host, port, total_updates) for h in self.handles], "start", self.timeouts.start
+            [h.start.remote(host, port, self._total_updates) for h in self.handles], "start", self.timeouts.start
         )
+
+    def rebuild(self) -> Pending[dict]:
+        """New workers in the place of all old ones, on other nodes where theirs are gone."""
+        self.shutdown()
+        self.handles, self._placement = self._spawn()
+        return self.start()
 
     def save(self, path: str) -> Pending[None]:
         return self.pending([h.save.remote(path) for h in self.handles], "checkpoint", self.timeouts.checkpoint)

@@ -6,18 +6,21 @@ import numpy as np
 import ray
 
 from medrl.config.ppo import PpoConfig
+from medrl.faults.budget import FaultBudget
+from medrl.faults.pool import Limits
 from medrl.types import RolloutBatch
-from medrl.workers.group import Pending, WorkerGroup
-from medrl.workers.runtime import prepare_worker, split_evenly, stack_rows
+from medrl.workers.capacity import RolePlan
+from medrl.workers.pool import FETCH_S, Call, Pool, PoolWorker
+from medrl.workers.runtime import prepare_worker, stack_rows
 
 
 @ray.remote
-class ReferenceWorker:
+class ReferenceWorker(PoolWorker):
     """One frozen copy; forward passes only."""
 
-    def __init__(self, config: PpoConfig, index: int, pool: int, threads: int) -> None:
+    def __init__(self, config: PpoConfig, threads: int) -> None:
         prepare_worker(threads, seed=config.seed)
-        self.config, self.index, self.pool = config, index, pool
+        self.config = config
 
     def start(self) -> None:
         from medrl.models.device import pick_device
@@ -27,15 +30,16 @@ class ReferenceWorker:
         self.model = load_causal_lm(self.config.model).requires_grad_(False)
         self.model.to(self.device)  # type: ignore[arg-type]
 
-    def logprobs(self, batch: RolloutBatch) -> np.ndarray:
-        """[b, T] of this worker's share of the rows."""
-        mine = split_evenly(len(batch.ids), self.pool)[self.index]
-        return self._logprobs(batch.rows(np.arange(len(batch.ids))[mine]))
+    def logprobs(self, batch: RolloutBatch, rows: list[int]) -> np.ndarray:
+        """[b, t] of these rows, t the longest of them."""
+        return self._logprobs(batch.rows(np.array(rows)))
 
-    def canary(self) -> list[float]:
+    def canary(self, times: int) -> list[list[float]]:
+        """Log-probs of a fixed sequence, computed so many times."""
         from medrl.lora.reference_proofs import canary_batch
 
-        return self._logprobs(canary_batch(self.model.config.get_text_config().vocab_size))[0].tolist()
+        sequence = canary_batch(self.model.config.get_text_config().vocab_size)
+        return [self._logprobs(sequence)[0].tolist() for _ in range(times)]
 
     def _logprobs(self, share: RolloutBatch) -> np.ndarray:
         import torch
@@ -56,28 +60,22 @@ class ReferenceWorker:
         return out
 
 
-class ReferenceGroup(WorkerGroup):
+class ReferenceGroup(Pool):
     """A pool of frozen copies that share the rows of a batch."""
 
-    def __init__(self, handles: list, placement, config: PpoConfig) -> None:
-        super().__init__("reference", handles, placement)
-        self.timeouts = config.timeouts
+    def __init__(self, plan: RolePlan, config: PpoConfig, threads: int, budget: FaultBudget) -> None:
+        limits = Limits(config.timeouts.start, config.timeouts.sync, config.timeouts.score)
+        super().__init__(plan, ReferenceWorker, (config, threads), limits, budget)
 
-    def start(self) -> Pending[None]:
-        return self.pending([h.start.remote() for h in self.handles], "start", self.timeouts.start)
-
-    def logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
+    def logprobs(self, batch: ray.ObjectRef) -> Call[np.ndarray]:
         """[B, T] reference log-probs."""
-        return self.pending(
-            [h.logprobs.remote(batch) for h in self.handles], "log-probs", self.timeouts.score, stack_rows
-        )
+        lengths = ray.get(batch, timeout=FETCH_S).attention_mask.sum(1).tolist()
+        return self.submit(
+            lengths, lambda worker, rows: worker.logprobs.remote(batch, list(rows)),
+            lambda rows: stack_rows([row[None] for row in rows]))
 
-    def canary(self) -> Pending[list[float]]:
+    def canary(self) -> Call[list[float]]:
         """Reference log-probs of a fixed sequence, by every copy in turn: they must never change."""
-
-        def joined(parts: list[list[float]]) -> list[float]:
-            return [value for part in parts for value in part]
-
-        return self.pending(
-            [h.canary.remote() for h in self.handles], "reference canary", self.timeouts.score, joined
-        )
+        return self.submit(
+            [1.0] * self.plan.workers, lambda worker, items: worker.canary.remote(len(items)),
+            lambda parts: [value for part in parts for value in part])

@@ -10,16 +10,19 @@ from medrl.config.evaluate import EvaluateConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.rewards import RewardPoolConfig
 from medrl.data.chat import check_tokenizer
+from medrl.faults.budget import FaultBudget
+from medrl.faults.pool import Limits
 from medrl.models.export import load_calibration
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.types import ScoreRequest, Scores
+from medrl.workers.capacity import RolePlan
 from medrl.workers.function_scorer import load_function
-from medrl.workers.group import Pending, WorkerGroup
-from medrl.workers.runtime import prepare_worker, split_evenly
+from medrl.workers.pool import Call, Pool, PoolWorker
+from medrl.workers.runtime import prepare_worker
 
 
 @ray.remote
-class RewardWorker:
+class RewardWorker(PoolWorker):
     """Holds every reward source of the run."""
 
     def __init__(self, config: PpoConfig | EvaluateConfig, threads: int) -> None:
@@ -32,31 +35,28 @@ class RewardWorker:
         pool = pool_config(self.config)
         self.scorers = {source.name: make_scorer(source, pool) for source in pool.sources}
 
-    def score(self, requests: list[ScoreRequest]) -> dict[str, np.ndarray]:
-        return {name: scorer(requests) for name, scorer in self.scorers.items()}
+    def score(self, requests: list[ScoreRequest]) -> np.ndarray:
+        """[b, sources] float32 raw scores."""
+        return np.stack([scorer(requests) for scorer in self.scorers.values()], axis=1)
 
 
-class RewardPool(WorkerGroup):
+class RewardPool(Pool):
     """Answers are shared out evenly; scores come back in order."""
 
     def __init__(
-        self, handles: list, placement, config: PpoConfig | EvaluateConfig, calibrations: dict[str, tuple[float, float]]
+        self, plan: RolePlan, config: PpoConfig | EvaluateConfig, calibrations: dict[str, tuple[float, float]],
+        threads: int, budget: FaultBudget,
     ) -> None:
-        super().__init__("reward", handles, placement)
-        self.timeouts = config.timeouts
+        limits = Limits(config.timeouts.start, config.timeouts.sync, config.timeouts.score)
+        super().__init__(plan, RewardWorker, (config, threads), limits, budget)
         self.weights = {source.name: source.weight for source in pool_config(config).sources}
         self.calibrations = calibrations
 
-    def start(self) -> Pending[None]:
-        return self.pending([h.start.remote() for h in self.handles], "start", self.timeouts.start)
-
-    def score(self, requests: list[ScoreRequest]) -> Pending[Scores]:
+    def score(self, requests: list[ScoreRequest]) -> Call[Scores]:
         """[B] weighted sums of the sources' calibrated scores, and each source's own raw ones."""
-        slices = [s for s in split_evenly(len(requests), len(self.handles)) if s.stop > s.start]
-        refs = [h.score.remote(requests[s]) for h, s in zip(self.handles, slices, strict=False)]
-        return self.pending(
-            refs, "scoring", self.timeouts.score, lambda results: combine(results, self.weights, self.calibrations)
-        )
+        return self.submit(
+            [1.0] * len(requests), lambda worker, items: worker.score.remote([requests[i] for i in items]),
+            lambda rows: combine(np.stack(rows), self.weights, self.calibrations))
 
 
 def pool_config(config: PpoConfig | EvaluateConfig) -> RewardPoolConfig:
@@ -82,15 +82,13 @@ def check_sources(config: RewardPoolConfig, *, calibrate: bool) -> dict[str, tup
     return calibrations
 
 
-def combine(
-    results: list[dict[str, np.ndarray]], weights: dict[str, float], calibrations: dict[str, tuple[float, float]]
-) -> Scores:
+def combine(raw: np.ndarray, weights: dict[str, float], calibrations: dict[str, tuple[float, float]]) -> Scores:
     """Σ weight · (raw − mean) / std over the sources, [B] float32; a source without calibration has mean 0 and std 1.
 
-    `results`: source → raw scores, one dict for each worker's share of the answers, in order.
+    `raw` [B, sources]: in the order of `weights`.
     """
-    parts = {name: np.concatenate([result[name] for result in results]) for name in weights}
-    total = np.zeros_like(next(iter(parts.values())))
+    parts = dict(zip(weights, raw.T, strict=True))
+    total = np.zeros(len(raw), np.float32)
     for name, weight in weights.items():
         mean, std = calibrations.get(name, (0.0, 1.0))
         total += np.float32(weight) * (parts[name] - np.float32(mean)) / np.float32(std)

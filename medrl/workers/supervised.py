@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medrl import checkpoint
-from medrl.config.common import SupervisedConfig
+from medrl.config.common import SupervisedConfig, TimeoutsConfig
 from medrl.data.tables import Rows
 from medrl.data.templates import NAMES
 from medrl.errors import ConfigError, ModelError
+from medrl.mirror import mirror_of, mirrored
 from medrl.models.loading import check_model_dir, load_tokenizer
 from medrl.run_dir import create_run_dir, write_json
 from medrl.tracking.base import check_trackers
@@ -95,6 +96,7 @@ def run_stage(
     check_trackers(config.tracking)
     started = time.monotonic()
     job = Job(stage, _with_absolute_paths(config), Path(config.run_dir).absolute())
+    mirror = mirror_of(config, job.checkpoints, TimeoutsConfig().checkpoint, resume=resume)
     found = checkpoint.find(job.checkpoints, config_fingerprint(job.config)) if resume else None
     run_dir = create_run_dir(config, keep=found is not None)
     tables = {name: r.table for name, r in rows.items()}
@@ -102,7 +104,7 @@ def run_stage(
     model = job.config.model
     plan = plan_role("train", config.scaling, config, (model.path, model.tokenizer, f"{job.folder}/config.yaml"),
                      learner=True)
-    with connect(config.ray, plan.workers * plan.cpus), trackers as follow:
+    with connect(config.ray, plan.workers * plan.cpus), mirrored(mirror), trackers as follow:
         outcome = launch(loop, job, tables, plan, config.scaling.max_failures, job.folder, follow)
         report = {
             "stage": stage, "name": config.name, "model": str(run_dir / job.model.name),

@@ -112,3 +112,13 @@ def test_an_older_version_is_refused(generator: Generator, adapted: Any) -> None
     assert generator.version is None
     generator.receive(newer)
     assert generator.version == newer.version
+
+
+def test_an_older_version_is_taken_after_the_newer_one_was_forgotten(generator: Generator, adapted: Any) -> None:
+    newer = weights_of(adapted)
+    generator.receive(newer)
+    generator.forget()
+    with pytest.raises(WeightSyncError, match="stale"):
+        generator.generate(MANY, SAMPLING)
+    generator.receive(weights_of(adapted, version=newer.version - 1))
+    assert {c.version for c in generator.generate(MANY, SAMPLING)} == {newer.version - 1}

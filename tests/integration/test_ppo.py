@@ -14,6 +14,8 @@ import torch
 from medrl.config.base import build_config
 from medrl.config.ppo import PpoConfig
 from medrl.errors import ConfigError, RewardError
+from medrl.faults.budget import FaultBudget
+from medrl.faults.events import EventLog
 from tests.tiny import ppo_values
 
 pytestmark = pytest.mark.ray
@@ -106,7 +108,9 @@ def test_a_finished_run_has_nothing_to_resume(finished: dict, ray_cluster, tiny_
         run_ppo(config, resume=True)
 
 
-def test_shared_and_dedicated_references_give_the_same_numbers(ray_cluster, tiny_run: Path) -> None:
+def test_shared_and_dedicated_references_give_the_same_numbers(
+    ray_cluster, tiny_run: Path, tmp_path: Path
+) -> None:
     import ray
 
     from medrl.data.batching import collate
@@ -128,7 +132,7 @@ def test_shared_and_dedicated_references_give_the_same_numbers(ray_cluster, tiny
         Completion(request.prompt, 0, tuple(rng.integers(3, 200, 5 + i).tolist()), (0.0,) * (5 + i), "length", 0)
         for i, request in enumerate(rollout_requests(config, 1, inputs.prompts.next_batch()))
     ]
-    with launch_workers(config, inputs.launch) as workers:
+    with launch_workers(config, inputs.launch, FaultBudget(0, EventLog(tmp_path / "events.jsonl"))) as workers:
         batch = ray.put(collate(completions, inputs.pad_id))
         shared, dedicated, policy = gather(
             SharedReference(workers.policy).logprobs(batch),

@@ -59,6 +59,12 @@ def exact_objective(policy, reference, scores):
     return (new.exp() * (scores - BETA * (new - ref))).sum()
 
 
+def aligned(table, states, ids, mask):
+    """Log-probs at the tokens' own positions [B, T]: the state before a token stands one position earlier."""
+    logprobs = token_logprobs(table[states[:, :-1].flatten()], ids[:, 1:].flatten(), 1.0).view(len(ids), -1)
+    return torch.where(mask, torch.nn.functional.pad(logprobs, (1, 0)), 0.0)
+
+
 def test_the_31_sequences_are_all_there_are():
     policy, _, _ = make_problem()
     assert len(set(SEQUENCES)) == 31
@@ -69,7 +75,7 @@ def test_the_31_sequences_are_all_there_are():
 def test_surrogate_gradient_is_the_exact_gradient(left_padding):
     policy, reference, scores = make_problem()
     ids, mask, states = layout(left_padding)
-    new, ref = (torch.where(mask, token_logprobs(table[states], ids, 1.0), 0.0) for table in (policy, reference))
+    new, ref = (aligned(table, states, ids, mask) for table in (policy, reference))
     old = new.detach()
     rewards = token_rewards(scores, kl_estimate(old, ref, "k1"), mask, BETA)
     advantages, _ = gae(rewards, torch.zeros_like(rewards), mask, 1.0, 1.0)
@@ -87,7 +93,7 @@ def test_any_baseline_of_the_state_leaves_the_gradient_as_it_is():
     """V enters δ_t before token t is chosen, so with λ = 1 the critic cannot bias the gradient."""
     policy, reference, scores = make_problem()
     ids, mask, states = layout(left_padding=False)
-    new, ref = (torch.where(mask, token_logprobs(table[states], ids, 1.0), 0.0) for table in (policy, reference))
+    new, ref = (aligned(table, states, ids, mask) for table in (policy, reference))
     old = new.detach()
     critic = torch.randn(len(PREFIXES), generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     values = torch.where(mask, critic[states].roll(1, 1), 0.0)  # V at the state before the token

@@ -46,9 +46,9 @@ def is_text(schema: dict, key: str) -> bool:
 
 
 def test_every_text_setting_is_a_path_or_known_to_be_none() -> None:
-    unknown = {key for key in text_keys() - NO_PATHS if not ends(key, (*MODELS, *DATA, OUTPUT))}
+    unknown = {key for key in text_keys() - NO_PATHS if not ends(key, (*MODELS, *DATA, *OUTPUT))}
     assert len(text_keys()) > 20 and not unknown
-    assert not {key for key in NO_PATHS if ends(key, (*MODELS, *DATA, OUTPUT))}
+    assert not {key for key in NO_PATHS if ends(key, (*MODELS, *DATA, *OUTPUT))}
 
 
 def test_jobs_are_the_stages_that_have_a_config() -> None:

@@ -80,6 +80,36 @@ def test_no_entropy_unless_asked():
     assert policy_forward(tiny_model("llama"), ids, attention, response, 1.0, entropy=False)[1] is None
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_works_only_where_a_response_token_is_predicted(family):
+    model = tiny_model(family)
+    ids, attention, response, _ = rows(0, 3)
+    seen = []
+    watch = model.get_output_embeddings().register_forward_hook(lambda _m, _i, logits: seen.append(logits.shape[:-1]))
+    policy_forward(model, ids, attention, response, 1.0, entropy=True)
+    watch.remove()
+    assert seen == [(int(response.sum()),)]
+    assert model(input_ids=ids, use_cache=False).logits.shape[:2] == ids.shape  # the model is as it was
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_head_that_is_not_called_as_a_module_gives_the_same_numbers(family, monkeypatch):
+    model = tiny_model(family)
+    batch = rows(0, 2)[:3]
+    expected = policy_forward(model, *batch, 0.8, entropy=True)
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: torch.nn.Identity())
+    for got, plain in zip(policy_forward(model, *batch, 0.8, entropy=True), expected, strict=True):
+        torch.testing.assert_close(got, plain, atol=1e-5, rtol=0)
+
+
+def test_a_row_without_response_tokens_has_only_zeros():
+    model = tiny_model("qwen3")
+    ids, attention, response, _ = rows(0, 0)
+    response[:] = 0
+    logprobs, entropy = policy_forward(model, ids, attention, response, 1.0, entropy=True)
+    assert logprobs.shape == ids.shape and logprobs.abs().max() == 0 and entropy.abs().max() == 0
+
+
 @pytest.mark.parametrize("left,right", [(0, 0), (0, 4), (3, 0)])
 def test_values_stand_one_before_their_token(left, right):
     model = tiny_model("qwen3", task="scalar")

@@ -52,6 +52,15 @@ def test_the_same_version_may_come_again_but_an_older_one_never() -> None:
     assert gate.version is None
 
 
+def test_after_forgetting_an_older_version_may_come() -> None:
+    gate = gate_at(3)
+    gate.forget()
+    assert gate.version is None
+    with gate.change_to(2):
+        pass
+    assert gate.version == 2
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans())))
 def test_what_it_says_is_the_newest_whole_take_over_or_nothing(changes: list[tuple[int, bool]]) -> None:
     gate, newest, expected = VersionGate(), -1, None

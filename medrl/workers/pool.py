@@ -1,0 +1,217 @@
+"""A pool of Ray workers that do the same: whoever dies or falls silent is replaced, its work goes to others.
+
+The rules are in `medrl.faults.pool`; here they meet Ray. Workers sit in no placement group, so that one more may join
+wherever the cluster has room.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from medrl.errors import MedrlError, WorkerError
+from medrl.faults.budget import FaultBudget
+from medrl.faults.commands import Command, Discard, Joined, Reissued, Run, Spawn, Sync
+from medrl.faults.job import Job
+from medrl.faults.pool import Limits, PoolMachine
+from medrl.workers.capacity import RolePlan
+
+T = TypeVar("T")
+POLL_S = 1.0  # longest wait for Ray between two looks at the clock
+FETCH_S = 60.0  # for an answer that is there already
+
+
+class PoolWorker:
+    """What the workers of pools have in common."""
+
+    def where(self) -> str:
+        """The address of this worker's node: the first answer of a worker that has found room."""
+        return ray.util.get_node_ip_address()
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A call on a pool that is in flight; `result()` waits for it."""
+
+    result: Callable[[], T]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a reference stands for: `tell` the machine about its value."""
+
+    member: int
+    what: str  # "start", for errors
+    tell: Callable[[Any, float], None]
+
+
+class Pool:
+    """Workers of one role, `plan.workers` from the start on and up to `plan.most` as soon as the cluster has room.
+
+    A worker is a PoolWorker with a method `start`, made from `arguments`. Losses are charged to `budget`.
+    """
+
+    def __init__(
+        self, plan: RolePlan, worker_class: Any, arguments: tuple, limits: Limits, budget: FaultBudget,
+        *, stateless: bool = True,
+    ) -> None:
+        self.role, self.plan = plan.role, plan
+        self.started: dict[int, Any] = {}  # member → what its start returned
+        self._worker_class, self._arguments = worker_class, arguments
+        self._budget = budget
+        self._machine = PoolMachine(plan.role, limits, stateless=stateless)
+        self._handles: dict[int, Any] = {}
+        self._asked: dict[ray.ObjectRef, _Asked] = {}
+        self._send: Callable[[Any, Sequence[int]], ray.ObjectRef] | None = None
+
+    def start(self) -> Call[Any]:
+        """Have `plan.workers` workers started; what the first one says about itself."""
+        self._machine.grow(self.plan.workers, time.monotonic())
+        self._machine.need(self.plan.workers, time.monotonic())
+        self._turn(0.0)
+
+        def result() -> Any:
+            self._wait(lambda: len(self._machine.ready) >= self.plan.workers)
+            return self.started[min(self.started)]
+
+        return Call(result)
+
+    def submit(
+        self, weights: Sequence[float], send: Callable[[Any, Sequence[int]], ray.ObjectRef],
+        combine: Callable[[list[Any]], T],
+    ) -> Call[T]:
+        """Share out items of these weights; `combine` gets an answer for each, in order.
+
+        `send(worker, items)` asks a worker for the answers to some of them. An earlier call that has not ended is given
+        up.
+        """
+        self._look_around()
+        self._send = send
+        job = self._machine.begin(weights, time.monotonic())
+        self._turn(0.0)
+        return Call(lambda: combine(self._answers(job)))
+
+    def shutdown(self) -> None:
+        """Kill the workers and free their resources."""
+        for handle in self._handles.values():
+            ray.kill(handle)
+        self._handles, self._asked = {}, {}
+
+    def sync_member(self, handle: Any, version: int) -> ray.ObjectRef:
+        """Ask a worker to take over the newest weights."""
+        raise NotImplementedError(f"{self.role} workers take over no weights")
+
+    def synced(self, member: int, version: int, answer: Any) -> None:
+        """A worker has taken over the weights of `version`."""
+
+    def failure(self, what: str, cause: BaseException) -> MedrlError:
+        """What an exception in a worker is in the driver."""
+        if isinstance(cause, MedrlError):
+            return cause
+        return WorkerError(f"{self.role} {what} failed", got=f"{type(cause).__name__}: {cause}",
+                           remedy="the traceback above names the place")
+
+    def _answers(self, job: Job) -> list[Any]:
+        if not job.done and self._machine.job is not job:
+            raise WorkerError(f"a call on the {self.role} workers was given up", limit="one call at a time",
+                              got="another one after it")
+        self._wait(lambda: job.done)
+        return job.answers
+
+    def _look_around(self) -> None:
+        """Hear what happened since the last call, and ask for the workers that may join."""
+        self._turn(0.0)
+        self._machine.grow(self.plan.most, time.monotonic())
+
+    def _wait(self, until: Callable[[], bool]) -> None:
+        self._turn(0.0)
+        while not until():
+            self._machine.check(time.monotonic())
+            self._turn(POLL_S)
+
+    def _turn(self, seconds: float) -> None:
+        """Tell the machine what happened within `seconds`, then do what it wants done."""
+        self._carry_out()
+        for ref in self._answered(seconds):
+            if asked := self._asked.pop(ref, None):  # None: of a worker lost a moment ago
+                self._hear(asked, ref)
+                self._carry_out()
+        self._machine.tick(time.monotonic())  # after all answers are heard, however late the driver looks
+        self._carry_out()
+
+    def _answered(self, seconds: float) -> Iterable[ray.ObjectRef]:
+        seconds = max(0.0, min(seconds, self._machine.deadline - time.monotonic()))
+        if not self._asked:
+            return []
+        ray.wait(list(self._asked), timeout=seconds)
+        return ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0]
+
+    def _hear(self, asked: _Asked, ref: ray.ObjectRef) -> None:
+        """An error of the work itself ends the run; one of the worker, its node or the way there is a fault."""
+        try:
+            value = ray.get(ref, timeout=FETCH_S)
+        except RayTaskError as error:
+            raise self.failure(asked.what, error.cause) from error
+        except GetTimeoutError:
+            self._machine.lost(asked.member, f"its answer did not arrive within {FETCH_S:g} s", time.monotonic())
+        except RayError as error:
+            self._machine.lost(asked.member, f"{type(error).__name__}: {_reason(error)}", time.monotonic())
+        else:
+            asked.tell(value, time.monotonic())
+
+    def _carry_out(self) -> None:
+        while self._machine.commands:
+            self._do(self._machine.commands.popleft())
+
+    def _do(self, command: Command) -> None:
+        machine, number = self._machine, getattr(command, "member", -1)
+        match command:
+            case Spawn():
+                self._create(number)
+            case Sync(version=version):
+                def synced(answer: Any, now: float) -> None:
+                    self.synced(number, version, answer)
+                    machine.synced(number, version, now)
+
+                self._ask(number, "weight sync", self.sync_member(self._handles[number], version), synced)
+            case Run(items=items):
+                assert self._send is not None
+                self._ask(number, "work", self._send(self._handles[number], items),
+                          lambda answers, now: machine.answered(number, answers, now))
+            case Discard(name=name, reason=reason):
+                ray.kill(self._handles.pop(number))
+                self.started.pop(number, None)
+                self._asked = {ref: asked for ref, asked in self._asked.items() if asked.member != number}
+                self._budget.charge(self.role, name, reason)
+            case Joined(name=name):
+                if number >= self.plan.workers:  # not one of the first
+                    self._budget.events.record("worker_joined", role=self.role, worker=name)
+            case Reissued(items=items, name=name):
+                self._budget.events.record("reissued", role=self.role, items=items, worker=name)
+
+    def _create(self, number: int) -> None:
+        place = self._worker_class.options(
+            num_cpus=self.plan.cpus, num_gpus=self.plan.gpus, label_selector=dict(self.plan.labels) or None,
+            scheduling_strategy="SPREAD", max_restarts=0)
+        handle = self._handles[number] = place.remote(*self._arguments)
+
+        def started(value: Any, now: float) -> None:
+            self.started[number] = value
+            self._machine.started(number, now)
+
+        self._ask(number, "start", handle.where.remote(), lambda node, now: self._machine.placed(number, node, now))
+        self._ask(number, "start", handle.start.remote(), started)
+
+    def _ask(self, member: int, what: str, ref: ray.ObjectRef, tell: Callable[[Any, float], None]) -> None:
+        self._asked[ref] = _Asked(member, what, tell)
+
+
+def _reason(error: RayError) -> str:
+    """The line of Ray's message that says most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "cause" in line.lower()), lines[0] if lines else "")
