@@ -38,6 +38,13 @@ class Discard:
 
 
 @dataclass(frozen=True)
+class Release:
+    """Have the member end, which is no loss: others need its place."""
+
+    member: int
+
+
+@dataclass(frozen=True)
 class Joined:
     """To be told: the member may get work from now on."""
 
@@ -53,4 +60,4 @@ class Reissued:
     name: str  # of the lost member
 
 
-Command = Spawn | Sync | Run | Discard | Joined | Reissued
+Command = Spawn | Sync | Run | Discard | Release | Joined | Reissued

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from medrl.errors import WeightSyncError, WorkerError
-from medrl.faults.commands import Command, Discard, Joined, Reissued, Run, Spawn, Sync
+from medrl.faults.commands import Command, Discard, Joined, Reissued, Release, Run, Spawn, Sync
 from medrl.faults.job import ATTEMPTS, Job, share_out
+from medrl.faults.member import Member
 from medrl.faults.states import Action, Event, State, transition
 
 
@@ -26,41 +27,6 @@ class Limits:
     start: float  # from when it has a place; also how long a pool may be short of members
     sync: float
     run: float
-
-
-@dataclass
-class Member:
-    """One worker, from being asked for to being lost. It does one thing at a time."""
-
-    number: int
-    slot: str  # "rollout 1": its own and its replacements'
-    node: str = ""  # where it runs, once that is known
-    state: State = State.STARTING
-    job: Job | None = None  # whose items it works on; maybe one that was given up
-    items: tuple[int, ...] = ()
-    load: float = 0.0
-    syncing: bool = False
-    since: float = math.inf  # when it began what it does; inf: nothing, or it has no place yet
-    limit: float = math.inf
-    joined: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.slot} on {self.node}" if self.node else self.slot
-
-    @property
-    def idle(self) -> bool:
-        return self.job is None and not self.syncing
-
-    @property
-    def deadline(self) -> float:
-        return self.since + self.limit
-
-    def begin(self, now: float, limit: float) -> None:
-        self.since, self.limit = now, limit
-
-    def finish(self) -> None:
-        self.job, self.items, self.load, self.syncing, self.since = None, (), 0.0, False, math.inf
 
 
 class PoolMachine:
@@ -83,8 +49,21 @@ class PoolMachine:
 
     def grow(self, size: int, now: float) -> None:
         """Ask for members up to `size`."""
-        for slot in range(len(self.members), size):
-            self._spawn(f"{self.role} {slot}")
+        taken = {member.slot for member in self.members.values()}
+        for slot in (f"{self.role} {number}" for number in range(size)):
+            if slot not in taken and len(self.members) < size:
+                self._spawn(slot)
+        self._review(now)
+
+    def shrink(self, size: int, now: float) -> None:
+        """Let go of the members beyond `size`, first of those without a place, then of the newest; gives up the job."""
+        spare = sorted(self.members.values(), key=lambda m: (m.node == "", m.number))[size:]
+        if spare:
+            self.job = None
+        for member in spare:
+            del self.members[member.number]
+            self._awaited.discard(member.number)
+            self.commands.append(Release(member.number))
         self._review(now)
 
     def need(self, members: int, now: float) -> None:
@@ -118,6 +97,11 @@ class PoolMachine:
     def ready(self) -> list[int]:
         """The members that have started."""
         return [number for number, m in self.members.items() if m.state is not State.STARTING]
+
+    def cramped(self, now: float, patience: float) -> bool:
+        """The pool has been short for so long, and not for members that still load their models."""
+        placed = any(m.node for m in self.members.values() if m.state is State.STARTING)
+        return now >= self._short_since + patience and not placed
 
     # What happened
 
@@ -190,7 +174,7 @@ class PoolMachine:
                 f"too few {self.role} workers",
                 limit=f"{self._needed} ready within {self.limits.start:g} s",
                 got=f"{len(self.ready)} ready; {', '.join(missing[:10])}",
-                remedy="free resources, add nodes or ask for fewer workers; raise timeouts.start if they only load slowly")
+                remedy="free resources, add nodes, or ask for fewer; raise timeouts.start if they only load slowly")
 
     # Within
 

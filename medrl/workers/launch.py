@@ -73,12 +73,15 @@ def _start(
     """Place and start every role. Whatever runs is in `groups`, so that an error leaves nothing behind."""
     threads = threads_for(plans)
 
+    rollout = RolloutPool(plans["rollout"], config, inputs.stop_ids, threads["rollout"], budget)
+    groups.append(rollout)
+
     def ranks(role: str, worker_class: Any) -> Callable[[], tuple[list, PlacementGroup]]:
         """What places and creates the ranks of a learner, a bundle each."""
         plan = plans[role]
 
         def spawn() -> tuple[list, PlacementGroup]:
-            placement = place(plan, config.timeouts.start)
+            placement = place(plan, config.timeouts.start, rollout.give_way)
             options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
             return [
                 worker_class.options(**options, placement_group_bundle_index=rank)
@@ -94,14 +97,12 @@ def _start(
     if config.has_critic:
         critic = CriticGroup("critic", ranks("critic", CriticWorker), config, inputs.total_updates)
         groups.append(critic)
-    rollout = RolloutPool(plans["rollout"], config, inputs.stop_ids, threads["rollout"], budget)
-    groups.append(rollout)
-    reward = RewardPool(plans["reward"], config, inputs.calibrations, threads["reward"], budget)
+    reward = RewardPool(plans["reward"], config, inputs.calibrations, threads["reward"], budget, rollout.give_way)
     groups.append(reward)
     reference: SharedReference | ReferenceGroup = SharedReference(policy)
     others: list[Call] = []
     if config.reference.mode == "dedicated":
-        reference = ReferenceGroup(plans["reference"], config, threads["reference"], budget)
+        reference = ReferenceGroup(plans["reference"], config, threads["reference"], budget, rollout.give_way)
         groups.append(reference)
         others.append(reference.start())
     policy_info, critic_info, rollout_engine, *_ = gather(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from medrl.errors import WorkerError
 from medrl.workers.capacity import Node, RolePlan, shortages, table
 from medrl.workers.cluster import alive_nodes, is_local_cluster, startable_nodes
 from medrl.workers.paths import check_paths
+
+ROOM_PATIENCE_S = 20.0  # before workers that the run could do without have to make room
 
 
 def plan_role(
@@ -88,12 +91,19 @@ def check_cluster(plans: dict[str, RolePlan]) -> None:
         check_paths(roles, alive)
 
 
-def place(plan: RolePlan, timeout: float) -> PlacementGroup:
-    """A ready placement group with a bundle a worker, for roles whose workers need each other."""
+def place(plan: RolePlan, timeout: float, make_room: Callable[[], None] = lambda: None) -> PlacementGroup:
+    """A ready placement group with a bundle a worker, for roles whose workers need each other.
+
+    `make_room` is called when there is none.
+    """
     bundle = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
     labels = [dict(plan.labels)] * plan.workers
     group = placement_group([bundle] * plan.workers, strategy=plan.strategy, bundle_label_selector=labels)
-    if not group.wait(timeout_seconds=timeout):
+    patience = min(ROOM_PATIENCE_S, timeout)
+    if group.wait(timeout_seconds=patience):
+        return group
+    make_room()
+    if not group.wait(timeout_seconds=timeout - patience):
         raise WorkerError(
             f"no room for the {plan.role} workers",
             limit=f"{plan.needs}, within {timeout:g} s",

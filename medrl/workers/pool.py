@@ -6,6 +6,7 @@ wherever the cluster has room.
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from medrl.errors import MedrlError, WorkerError
 from medrl.faults.budget import FaultBudget
-from medrl.faults.commands import Command, Discard, Joined, Reissued, Run, Spawn, Sync
+from medrl.faults.commands import Command, Discard, Joined, Reissued, Release, Run, Spawn, Sync
 from medrl.faults.job import Job
 from medrl.faults.pool import Limits, PoolMachine
 from medrl.workers.capacity import RolePlan
+from medrl.workers.placement import ROOM_PATIENCE_S
 
 T = TypeVar("T")
 POLL_S = 1.0  # longest wait for Ray between two looks at the clock
@@ -53,17 +55,19 @@ class _Asked:
 class Pool:
     """Workers of one role, `plan.workers` from the start on and up to `plan.most` as soon as the cluster has room.
 
-    A worker is a PoolWorker with a method `start`, made from `arguments`. Losses are charged to `budget`.
+    A worker is a PoolWorker with a method `start`, made from `arguments`. Losses are charged to `budget`;
+    `make_room` is called when the pool is short and finds no room.
     """
 
     def __init__(
         self, plan: RolePlan, worker_class: Any, arguments: tuple, limits: Limits, budget: FaultBudget,
-        *, stateless: bool = True,
+        *, stateless: bool = True, make_room: Callable[[], None] = lambda: None,
     ) -> None:
         self.role, self.plan = plan.role, plan
         self.started: dict[int, Any] = {}  # member → what its start returned
         self._worker_class, self._arguments = worker_class, arguments
         self._budget = budget
+        self._make_room = make_room
         self._machine = PoolMachine(plan.role, limits, stateless=stateless)
         self._handles: dict[int, Any] = {}
         self._asked: dict[ray.ObjectRef, _Asked] = {}
@@ -96,6 +100,12 @@ class Pool:
         self._turn(0.0)
         return Call(lambda: combine(self._answers(job)))
 
+    def give_way(self) -> None:
+        """Free the places of the workers that the run can do without. They are asked for again at the next call."""
+        self._turn(0.0)
+        self._machine.shrink(self.plan.workers, time.monotonic())
+        self._carry_out()
+
     def shutdown(self) -> None:
         """Kill the workers and free their resources."""
         for handle in self._handles.values():
@@ -109,10 +119,13 @@ class Pool:
     def synced(self, member: int, version: int, answer: Any) -> None:
         """A worker has taken over the weights of `version`."""
 
-    def failure(self, what: str, cause: BaseException) -> MedrlError:
-        """What an exception in a worker is in the driver."""
+    def failure(self, what: str, cause: BaseException) -> MedrlError | None:
+        """What ends the run when a worker raises `cause`. None: it is a fault, since what the worker was to work on did
+        not reach it."""
         if isinstance(cause, MedrlError):
             return cause
+        if isinstance(cause, RayError):
+            return None
         return WorkerError(f"{self.role} {what} failed", got=f"{type(cause).__name__}: {cause}",
                            remedy="the traceback above names the place")
 
@@ -132,6 +145,8 @@ class Pool:
         self._turn(0.0)
         while not until():
             self._machine.check(time.monotonic())
+            if self._machine.cramped(time.monotonic(), ROOM_PATIENCE_S):
+                self._make_room()
             self._turn(POLL_S)
 
     def _turn(self, seconds: float) -> None:
@@ -152,15 +167,17 @@ class Pool:
         return ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0]
 
     def _hear(self, asked: _Asked, ref: ray.ObjectRef) -> None:
-        """An error of the work itself ends the run; one of the worker, its node or the way there is a fault."""
+        """An error of the work itself is raised; one of the worker, its node or the way there is a fault."""
         try:
             value = ray.get(ref, timeout=FETCH_S)
         except RayTaskError as error:
-            raise self.failure(asked.what, error.cause) from error
+            if failure := self.failure(asked.what, error.cause):
+                raise failure from error
+            self._machine.lost(asked.member, _reason(error.cause), time.monotonic())
         except GetTimeoutError:
             self._machine.lost(asked.member, f"its answer did not arrive within {FETCH_S:g} s", time.monotonic())
         except RayError as error:
-            self._machine.lost(asked.member, f"{type(error).__name__}: {_reason(error)}", time.monotonic())
+            self._machine.lost(asked.member, _reason(error), time.monotonic())
         else:
             asked.tell(value, time.monotonic())
 
@@ -184,10 +201,10 @@ class Pool:
                 self._ask(number, "work", self._send(self._handles[number], items),
                           lambda answers, now: machine.answered(number, answers, now))
             case Discard(name=name, reason=reason):
-                ray.kill(self._handles.pop(number))
-                self.started.pop(number, None)
-                self._asked = {ref: asked for ref, asked in self._asked.items() if asked.member != number}
+                self._end(number)
                 self._budget.charge(self.role, name, reason)
+            case Release():
+                self._end(number)
             case Joined(name=name):
                 if number >= self.plan.workers:  # not one of the first
                     self._budget.events.record("worker_joined", role=self.role, worker=name)
@@ -207,11 +224,17 @@ class Pool:
         self._ask(number, "start", handle.where.remote(), lambda node, now: self._machine.placed(number, node, now))
         self._ask(number, "start", handle.start.remote(), started)
 
+    def _end(self, number: int) -> None:
+        ray.kill(self._handles.pop(number))
+        self.started.pop(number, None)
+        self._asked = {ref: asked for ref, asked in self._asked.items() if asked.member != number}
+
     def _ask(self, member: int, what: str, ref: ray.ObjectRef, tell: Callable[[Any, float], None]) -> None:
         self._asked[ref] = _Asked(member, what, tell)
 
 
 def _reason(error: RayError) -> str:
-    """The line of Ray's message that says most."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "cause" in line.lower()), lines[0] if lines else "")
+    """Kind of the error and the line of Ray's message that says most, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    why = next((line for line in lines if "because" in line), lines[0])
+    return f"{type(error).__name__}: {textwrap.shorten(why, 200)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import ray
 
@@ -63,9 +65,11 @@ class ReferenceWorker(PoolWorker):
 class ReferenceGroup(Pool):
     """A pool of frozen copies that share the rows of a batch."""
 
-    def __init__(self, plan: RolePlan, config: PpoConfig, threads: int, budget: FaultBudget) -> None:
+    def __init__(
+        self, plan: RolePlan, config: PpoConfig, threads: int, budget: FaultBudget, make_room: Callable[[], None]
+    ) -> None:
         limits = Limits(config.timeouts.start, config.timeouts.sync, config.timeouts.score)
-        super().__init__(plan, ReferenceWorker, (config, threads), limits, budget)
+        super().__init__(plan, ReferenceWorker, (config, threads), limits, budget, make_room=make_room)
 
     def logprobs(self, batch: ray.ObjectRef) -> Call[np.ndarray]:
         """[B, T] reference log-probs."""

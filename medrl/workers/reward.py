@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import ray
 
@@ -45,10 +47,10 @@ class RewardPool(Pool):
 
     def __init__(
         self, plan: RolePlan, config: PpoConfig | EvaluateConfig, calibrations: dict[str, tuple[float, float]],
-        threads: int, budget: FaultBudget,
+        threads: int, budget: FaultBudget, make_room: Callable[[], None] = lambda: None,
     ) -> None:
         limits = Limits(config.timeouts.start, config.timeouts.sync, config.timeouts.score)
-        super().__init__(plan, RewardWorker, (config, threads), limits, budget)
+        super().__init__(plan, RewardWorker, (config, threads), limits, budget, make_room=make_room)
         self.weights = {source.name: source.weight for source in pool_config(config).sources}
         self.calibrations = calibrations
 

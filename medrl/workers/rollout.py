@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError
+from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError
 
 from medrl.config.ppo import PpoConfig, SamplingConfig
 from medrl.errors import MedrlError, WeightSyncError, WorkerLost
@@ -98,8 +98,9 @@ class RolloutPool(Pool):
         if version == self._syncs:
             self._reports.append(answer)
 
-    def failure(self, what: str, cause: BaseException) -> MedrlError:
-        if not isinstance(cause, ObjectLostError):
+    def failure(self, what: str, cause: BaseException) -> MedrlError | None:
+        """Weights that no node holds any more are a fault of the policy: no engine could take them over."""
+        if not isinstance(cause, ObjectLostError) or isinstance(cause, ObjectFetchTimedOutError):
             return super().failure(what, cause)
         lost = WorkerLost(f"rollout {what} failed: the weights are gone", got=type(cause).__name__,
                           remedy="the node of the policy's rank 0, which held them, has died; continue with --resume")

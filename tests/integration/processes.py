@@ -24,7 +24,9 @@ def _title(process: psutil.Process) -> str:
 
 
 @contextmanager
-def struck(kind: str, method: str, signum: signal.Signals = signal.SIGKILL, seconds: float = 60.0) -> Iterator[list[int]]:
+def struck(
+    kind: str, method: str, signum: signal.Signals = signal.SIGKILL, seconds: float = 60.0
+) -> Iterator[list[int]]:
     """In this block one worker of the kind gets the signal while it runs `method`; yields the list of those hit."""
     hit: list[int] = []
     over, found = threading.Event(), workers(f"ray::{kind}")

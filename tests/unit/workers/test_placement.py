@@ -11,7 +11,7 @@ from medrl.config.base import build_config
 from medrl.config.ppo import PpoConfig
 from medrl.errors import ConfigError
 from medrl.workers.paths import unseen
-from medrl.workers.placement import plan_roles
+from medrl.workers.placement import plan_roles, total_cpus
 
 
 def config(**sections: Any) -> PpoConfig:
@@ -47,6 +47,15 @@ def test_learners_are_packed_pools_are_spread_and_labels_bind_roles() -> None:
     assert strict["rollout"].strategy == "SPREAD"
     with pytest.raises(ConfigError, match="ray.labels"):
         config(ray={"labels": {"rollouts": {"zone": "b"}}})
+
+
+def test_engines_that_may_join_have_room_on_a_local_cluster_and_are_not_asked_of_a_running_one() -> None:
+    plans = plan_roles(config(rollout={"workers": 2, "max_workers": 5, "cpus_per_worker": 2.0}))
+    assert (plans["rollout"].workers, plans["rollout"].most) == (2, 5)
+    assert plans["rollout"].needs == "2 × (2 CPU, 0 GPU) spread, up to 5"
+    others = sum(plan.cpus for role, plan in plans.items() if role != "rollout")
+    assert total_cpus(plans) == others + 10.0
+    assert plan_roles(config())["rollout"].most == 1
 
 
 def test_what_is_not_there_is_unseen(tmp_path: Path) -> None:
