@@ -12,6 +12,7 @@ export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0  # keeps Ray on the loopback interfac
 unset RAY_ADDRESS
 
 exec "$python" - "${1:-2}" "${2:-4}" "${PORT:-6379}" "${DASHBOARD_PORT:-8265}" <<'PYTHON'
+import os
 import signal
 import sys
 import tempfile
@@ -24,14 +25,15 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 ensure_token_if_auth_enabled()  # makes ~/.ray/auth_token when there is no token
 with tempfile.TemporaryDirectory(prefix="medrl-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # sockets need a short path
+    os.environ["RAY_TMPDIR"] = folder  # also where jobs look for the cluster: not for another one on this machine
     common = {"num_cpus": cpus, "object_store_memory": 200_000_000, "node_ip_address": "127.0.0.1"}
     cluster = Cluster(initialize_head=True, head_node_args=common | {
         "gcs_server_port": port, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard,
-        "temp_dir": folder, "dashboard_agent_listen_port": 0,
+        "dashboard_agent_listen_port": 0,
     })
     try:
-        for _ in range(nodes - 1):
-            cluster.add_node(**common)
+        for number in range(1, nodes):  # each unpacks a job's code into a folder of its own, as machines do
+            cluster.add_node(**common, runtime_env_dir_name=f"runtime_resources_{number}")
         print(f"{nodes} nodes with {cpus} CPUs each: http://127.0.0.1:{dashboard}", flush=True)
         signal.pause()
     finally:

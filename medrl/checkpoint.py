@@ -51,17 +51,19 @@ def latest(root: str | Path, report: Callable[[str], None] = print) -> Found | N
     return None
 
 
-def find(root: str | Path, config: Mapping[str, Any], report: Callable[[str], None] = print) -> Found | None:
-    """The newest complete checkpoint that a run with `config` may continue from; None when there is none at all.
+def find(
+    root: str | Path, check: Callable[[Mapping[str, Any]], None], report: Callable[[str], None] = print
+) -> Found | None:
+    """The newest complete checkpoint under `root`; None when there is none at all.
 
-    Raises CheckpointError when it belongs to another config.
+    `check(config)` raises CheckpointError when the run may not continue from one that was saved with `config`.
     """
     found = latest(root, report)
     if found is None:
         report(f"no checkpoint under {root}: starting from step 0")
         return None
     step, path, meta = found
-    check_config(meta["config"], config)
+    check(meta["config"])
     report(f"continuing after step {step} from {path}")
     return found
 

@@ -31,6 +31,11 @@ class Cluster:
     address: str  # of Ray itself
     process: psutil.Process
 
+    @property
+    def driver(self) -> dict[str, str]:
+        """What a driver outside of a job needs besides: it runs on this machine, on the loopback interface."""
+        return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
     def medrl(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "medrl", *words, **environment)
 

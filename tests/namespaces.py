@@ -33,7 +33,8 @@ class Pair:
 def pair_of_nodes(home: Path, cpus: int) -> Iterator[Pair]:
     """Two nodes with that many CPUs each. Raises OSError where namespaces are not allowed."""
     environment, port = cluster_environment(home)
-    environment |= {"RAY_AUTH_MODE": "token", "GLOO_SOCKET_IFNAME": INTERFACE, "PYTHONPATH": str(ROOT)}
+    environment |= {"RAY_AUTH_MODE": "token", "GLOO_SOCKET_IFNAME": INTERFACE}
+    environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     names, ray = (f"medrl-{port}-0", f"medrl-{port}-1"), [sys.executable, "-m", "ray.scripts.scripts"]
     subprocess.run([*ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     with ExitStack() as stack:

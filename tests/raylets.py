@@ -12,6 +12,7 @@ It ends everything when its input ends, so that no cluster outlives its test.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -34,7 +35,8 @@ def carry_out(cluster: Cluster, nodes: dict[int, Node], command: dict[str, Any])
     """The pid that the answer names."""
     ((what, argument),) = command.items()
     if what == "add":
-        node = cluster.add_node(**COMMON, **argument)
+        # Each node unpacks a job's code into a folder of its own, as machines do.
+        node = cluster.add_node(**COMMON, **argument, runtime_env_dir_name=f"runtime_resources_{len(nodes)}")
         nodes[raylet(node).pid] = node
         return raylet(node).pid
     node = nodes[argument]
@@ -42,7 +44,7 @@ def carry_out(cluster: Cluster, nodes: dict[int, Node], command: dict[str, Any])
         raylet(node).kill()
         raylet(node).wait()  # workers of a raylet that is a zombie take it for alive
     else:
-        cluster.remove_node(nodes.pop(argument))
+        cluster.remove_node(nodes[argument])
     return argument
 
 
@@ -51,10 +53,10 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # Ray prints, too
     ensure_token_if_auth_enabled()
     with short_folder() as folder:
+        os.environ["RAY_TMPDIR"] = folder  # also where jobs look for the cluster: not for another one on this machine
         cluster = Cluster(initialize_head=True, head_node_args=COMMON | {
             "gcs_server_port": port, "include_dashboard": True, "dashboard_host": "127.0.0.1",
-            "dashboard_port": dashboard, "temp_dir": folder, "dashboard_agent_listen_port": 0, "num_cpus": cpus,
-            "labels": {"medrl": label},
+            "dashboard_port": dashboard, "dashboard_agent_listen_port": 0, "num_cpus": cpus, "labels": {"medrl": label},
         })
         nodes = {raylet(cluster.head_node).pid: cluster.head_node}
         try:

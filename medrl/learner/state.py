@@ -45,8 +45,8 @@ def save_state(engine: TrainEngine, directory: str | Path, *, frozen_too: bool, 
 def load_state(engine: TrainEngine, directory: str | Path, *, frozen_too: bool) -> dict[str, Any]:
     """Restore what `save_state` wrote; returns its `facts`. Collective.
 
-    Raises CheckpointError if there is nothing to restore, or if it was written with another number of ranks or ZeRO
-    stage: optimizer state is cut by both.
+    Raises CheckpointError if there is nothing to restore, or if it was written with another ZeRO stage or, from ZeRO 1
+    on, another number of ranks: optimizer state is cut by both. At ZeRO 0 it is whole, and any number may read it.
     """
     directory = Path(directory)
     path = directory / "learner.json"
@@ -55,7 +55,7 @@ def load_state(engine: TrainEngine, directory: str | Path, *, frozen_too: bool) 
     facts = json.loads(path.read_text(encoding="utf-8"))
     layout = _layout(engine)
     saved = {key: facts.pop(key) for key in layout}
-    if saved != layout:
+    if saved != layout and (saved["zero_stage"] or layout["zero_stage"]):
         raise CheckpointError(
             f"the checkpoint in {directory} was written by a learner of another shape",
             limit=str(saved), got=str(layout),
@@ -64,7 +64,7 @@ def load_state(engine: TrainEngine, directory: str | Path, *, frozen_too: bool) 
     if loaded is None:
         raise CheckpointError(f"DeepSpeed found no state in {directory / 'engine'}",
                               remedy="resume from a complete checkpoint")
-    _set_rng_state(torch.load(directory / f"rng_{engine.rank}.pt", weights_only=True))
+    _set_rng_state(torch.load(directory / f"rng_{engine.rank % saved['workers']}.pt", weights_only=True))
     dist.barrier()
     return facts
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medrl import checkpoint
 from medrl.algo.kl import KlController, make_kl_controller
 from medrl.checkpoint import Found
 from medrl.config.ppo import PpoConfig
 from medrl.data.prompts import PromptStream
-from medrl.errors import ConfigError
+from medrl.errors import CheckpointError, ConfigError
 from medrl.workers.group import gather
 from medrl.workers.launch import Workers
 
@@ -40,7 +43,26 @@ def newest_checkpoint(config: PpoConfig, report: Callable[[str], None] = print) 
 
     Raises CheckpointError when it belongs to another config.
     """
-    return checkpoint.find(checkpoint_root(config), config_fingerprint(config), report)
+    return checkpoint.find(checkpoint_root(config), partial(check_same_run, config=config), report)
+
+
+def check_same_run(saved: Mapping[str, Any], config: PpoConfig) -> None:
+    """CheckpointError unless a run of `config` can continue what was saved under the fingerprint `saved`.
+
+    The number of ranks may differ at ZeRO 0, whose ranks all hold everything; from ZeRO 1 on each has saved its share
+    of the optimizer's state, cut for that number.
+    """
+    before, now = deepcopy(dict(saved)), config_fingerprint(config)
+    for role in ("learner", "critic"):
+        ranks, wanted = before[role].pop("workers"), now[role].pop("workers")
+        stage = now[role]["zero_stage"]
+        if stage and ranks != wanted and before[role] == now[role]:
+            raise CheckpointError(
+                f"the {role} cannot be restored on another number of ranks",
+                limit=f"{role}.workers {ranks}: at zero_stage {stage} each rank has saved its own share of the "
+                "optimizer's state", got=f"{role}.workers {wanted}",
+                remedy=f"set {role}.workers: {ranks}; with zero_stage 0, from the start of a run, the number is free")
+    checkpoint.check_config(before, now)
 
 
 @dataclass

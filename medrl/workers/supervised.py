@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,8 @@ def run_stage(
     started = time.monotonic()
     job = Job(stage, _with_absolute_paths(config), Path(config.run_dir).absolute())
     mirror = mirror_of(config, job.checkpoints, TimeoutsConfig().checkpoint, resume=resume)
-    found = checkpoint.find(job.checkpoints, config_fingerprint(job.config)) if resume else None
+    same_run = partial(checkpoint.check_config, current=config_fingerprint(job.config))
+    found = checkpoint.find(job.checkpoints, same_run) if resume else None
     run_dir = create_run_dir(config, keep=found is not None)
     tables = {name: r.table for name, r in rows.items()}
     trackers = following(config.tracking, job.metrics, found[0] if found else None)

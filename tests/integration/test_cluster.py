@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 import yaml
 
 from tests.clusters import ROOT, Cluster, local_cluster
-from tests.tiny import save_policy
+from tests.tiny import ppo_values, save_policy
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NODES, CPUS = 2, 3
+REFUSED_S = 15.0  # from the command's start to its error
 
 # Run in a driver of its own: what the cluster lacks is said before any worker starts.
 CHECKS = """
@@ -74,6 +76,20 @@ def test_a_request_that_can_never_fit_fails_with_the_numbers(cluster: Cluster, c
     assert f"(9 CPU, 0 GPU) asked, ({NODES * CPUS} CPU, 0 GPU) there" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["submit ppo CONFIG --wait", "ppo CONFIG"])
+def test_a_run_that_can_never_fit_is_refused_in_seconds(cluster: Cluster, tiny_run: Path, command: str) -> None:
+    config = tiny_run / "large.yaml"
+    config.write_text(yaml.safe_dump(ppo_values(tiny_run, name="large", rollout={"engine": "hf", "workers": 9})))
+    started = time.monotonic()
+    done = cluster.medrl(*command.replace("CONFIG", str(config)).split(), **cluster.driver)
+    took = time.monotonic() - started
+    text = done.stdout + done.stderr
+    assert done.returncode == 3 and "(12 CPU, 0 GPU) asked, (6 CPU, 0 GPU) there" in text, text
+    assert "asked  rollout  9 × (1 CPU, 0 GPU) spread" in text and "there  nodes    2 × (3 CPU, 0 GPU)" in text
+    print(f"\nrefused after {took:.1f} s")
+    assert took < REFUSED_S
+
+
 def test_a_job_that_is_stopped(cluster: Cluster, config: Path) -> None:
     assert cluster.medrl("submit", "evaluate", str(config), "--name", "stopped").returncode == 0
     assert "asked to stop" in cluster.medrl("stop", "stopped").stdout
@@ -97,8 +113,7 @@ def test_nothing_listens_beyond_this_machine(cluster: Cluster) -> None:
 def test_nodes_are_checked_before_workers_start(cluster: Cluster, tmp_path: Path) -> None:
     script = tmp_path / "checks.py"
     script.write_text(f"EXISTS = {str(tmp_path)!r}\n{CHECKS}")
-    done = cluster.python(str(script), RAY_AUTH_MODE="token", RAY_ADDRESS=cluster.address, PYTHONPATH=str(ROOT),
-                          RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
+    done = cluster.python(str(script), **cluster.driver, PYTHONPATH=str(ROOT))
     refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
     assert len(refused) == 3, done.stdout + done.stderr
     assert refused[0].count("/nowhere/model  is not on  127.0.0.1") == NODES and str(tmp_path) not in refused[0]

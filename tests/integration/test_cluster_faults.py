@@ -84,7 +84,7 @@ def strike(cluster: Raylets, case: Case) -> float:
         return 0.0
     struck = time.time()
     if case.node:
-        cluster.kill(victims[0].ppid())
+        cluster.kill(next(process.pid for process in victims[0].parents() if process.pid in cluster.nodes))
     else:
         victims[0].kill()
     return struck

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -116,3 +117,44 @@ def test_beyond_the_budget_the_run_ends_with_the_losses(ray_cluster, tiny_run: P
     with struck("ray::PolicyWorker", started), pytest.raises(WorkerError, match="has lost 1 workers") as caught:
         run_ppo(config_for(tiny_run, "budget", faults={"limit": 0}))
     assert "faults.limit 0" in caught.value.limit and "policy" in caught.value.got
+
+
+def test_a_run_goes_on_from_shared_storage_alone(undisturbed: list[dict], tiny_run: Path, tmp_path: Path) -> None:
+    from medrl.stages.ppo import run_ppo
+
+    config = config_for(tiny_run, "stored", checkpoint={"every": 1, "storage": str(tmp_path / "store")})
+    run_ppo(config)
+    shutil.rmtree(tiny_run / "runs/stored")
+    copies = sorted((tmp_path / "store/stored").glob("*/step-*"))
+    assert [copy.name for copy in copies] == ["step-000003", "step-000004"]
+    (copies[-1] / "manifest.json").unlink()  # as if the last copy had broken off
+    weights = copies[-2] / "policy/adapter/adapter_model.safetensors"
+    summary = run_ppo(config, resume=True)
+    assert summary["steps"] == STEPS and weights.exists()
+    [row] = lines(tiny_run, "stored", "metrics.jsonl")
+    for key in ("rollout/score_mean", "policy/loss", "critic/loss", "policy/grad_norm", "rollout/kl_sum_mean"):
+        assert row[key] == pytest.approx(undisturbed[-1][key], rel=1e-4, abs=1e-7), key
+    assert (copies[-1] / "manifest.json").exists()
+
+
+def test_a_flipped_byte_is_named_and_the_checkpoint_before_is_used(
+    undisturbed: list[dict], tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medrl.stages.ppo import run_ppo
+
+    config = config_for(tiny_run, "flipped", checkpoint={"every": 1, "keep_last": 4})
+    run_ppo(config)
+    checkpoints = tiny_run / "runs/flipped/checkpoints"
+    (checkpoints / "step-000003/critic/rng_0.pt").unlink()
+    file = checkpoints / "step-000004/policy/adapter/adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    capsys.readouterr()
+    run_ppo(config, resume=True)
+    said = capsys.readouterr().out
+    assert "step-000004: policy/adapter/adapter_model.safetensors was changed" in said
+    assert "step-000003: rng_0.pt is missing" in said and "continuing after step 2" in said
+    rows = lines(tiny_run, "flipped", "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["policy/loss"] == pytest.approx(undisturbed[-1]["policy/loss"], rel=1e-4, abs=1e-7)

@@ -192,16 +192,23 @@ def two_ranks(run_ranks, learn, guard) -> list[dict[str, list]]:
 
 
 @pytest.fixture(scope="session")
-def one_rank(run_ranks, two_ranks, learn, make_config, checkpoints, tmp_path_factory) -> dict[str, list]:
+def one_rank(run_ranks, two_ranks, learn, make_config, experience, checkpoints, tmp_path_factory) -> dict[str, list]:
     """One rank × one micro-batch, ZeRO 0; and attempts to restore what `two_ranks` saved."""
     shape = {"micro_batch_size": FULL_BATCH}
     first_calls = {name: (role, config, calls[:4]) for name, (role, config, calls) in learn(0, FULL_BATCH).items()}
     critic_calls = first_calls["critic"][2]
     restore = [("load", (f"{checkpoints}/0/policy",))]
+    look = ("parameters", ())
+    go_on = {name: [("load", (f"{checkpoints}/0/{name}",)), look] for name in ("policy", "full", "critic")}
+    go_on["policy"] += [("save", (f"{checkpoints}/one/policy",)), ("update", (experience, 0.2, 4)), look]
+    go_on["critic"] += [("update", (experience, 4)), look]
     return run_ranks(1, first_calls | {
         "critic-full": ("critic", make_config(critic={"lora": None}, **shape), critic_calls),
         "critic-policy": ("critic", make_config(critic={"init": "policy"}, **shape), critic_calls[1:2]),
-        "fewer ranks": ("policy", make_config(**shape), restore),
+        "fewer-policy": ("policy", make_config(**shape), go_on["policy"]),
+        "fewer-full": ("policy", make_config(lora=False, **shape), go_on["full"]),
+        "fewer-critic": ("critic", make_config(**shape), go_on["critic"]),
+        "fewer ranks": ("policy", make_config(zero_stage=2, **shape), [("load", (f"{checkpoints}/2/policy",))]),
         "other stage": ("policy", make_config(zero_stage=2, **shape), restore),
         "nothing": ("critic", make_config(**shape), [("load", (str(tmp_path_factory.mktemp("empty")),))]),
     })[0]

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.timeout(1200)  # the first test of the session waits fo
 
 
 @pytest.fixture(scope="module")
-def resumed(run_ranks, two_ranks, make_config, experience, checkpoints):
-    """New processes that restore what `two_ranks` saved and go on."""
-    tasks = {}
+def resumed(run_ranks, two_ranks, one_rank, make_config, experience, checkpoints):
+    """New processes that restore what `two_ranks`, and then `one_rank`, saved and go on."""
+    after = [("load", (f"{checkpoints}/one/policy",)), ("update", (experience, 0.2, 4)), ("parameters", ())]
+    tasks = {"more ranks": ("policy", make_config(micro_batch_size=1), after)}
     for stage in STAGES:
         folder, shape = f"{checkpoints}/{stage}", {"zero_stage": stage, "micro_batch_size": 1}
         go_on = [("parameters", ()), ("update", (experience, 0.2, 4)), ("parameters", ())]
@@ -40,6 +41,25 @@ def test_a_restored_learner_goes_on_bit_for_bit(two_ranks, resumed, role, stage)
         for name, tensor in first_update.items():
             assert torch.equal(parameters[name], tensor)
             assert torch.equal(final[name], calls[after_second][name])
+
+
+def close(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.allclose(a[name], b[name], rtol=1e-5, atol=1e-6) for name in a)
+
+
+@pytest.mark.parametrize(("name", "saved", "after"), [("policy", 3, 8), ("full", 3, None), ("critic", 3, 6)])
+def test_at_zero_0_fewer_ranks_go_on_as_well(two_ranks, one_rank, name, saved, after):
+    calls, (loaded, parameters, *rest) = two_ranks[0][f"0-{name}"], one_rank[f"fewer-{name}"]
+    assert loaded is None and all(torch.equal(parameters[n], tensor) for n, tensor in calls[saved].items())
+    if after:  # the optimizer's state came along: it shapes the next update
+        assert close(rest[-1], calls[after])
+        assert not close(rest[-1], calls[saved])
+
+
+def test_at_zero_0_more_ranks_go_on_as_well(two_ranks, resumed):
+    for rank, straight in zip(resumed, two_ranks, strict=True):
+        loaded, _, final = rank["more ranks"]
+        assert loaded is None and close(final, straight["0-policy"][8])
 
 
 @pytest.mark.parametrize("task", ["fewer ranks", "other stage", "nothing"])
