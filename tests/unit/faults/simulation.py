@@ -20,7 +20,7 @@ from medrl.faults.job import ATTEMPTS, Job
 from medrl.faults.pool import Limits, PoolMachine
 
 LIMITS = Limits(start=50.0, sync=10.0, run=100.0)
-STEPS = 400_000
+STEPS = 30_000  # of one wait
 
 
 @dataclass(frozen=True)
