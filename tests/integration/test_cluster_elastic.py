@@ -88,4 +88,4 @@ def test_engines_join_and_leave_while_the_steps_go_on(cluster: Raylets, straight
     assert answers(run) == answers(straight)
     assert len([row for row in metrics if row["wall_time"] > shrunk]) >= STEPS_A_PHASE
     for engines, since, until in ((1, 0.0, alone), (3, grown, shrinking), (1, shrunk, time.time())):
-        print(f"\n{engines} engines: {speed(metrics, since, until):.0f} tokens/s", end="")
+        print(f"\n{engines} engine{'s' * (engines > 1)}: {speed(metrics, since, until):.0f} tokens/s", end="")
