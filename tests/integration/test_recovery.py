@@ -119,7 +119,7 @@ def test_beyond_the_budget_the_run_ends_with_the_losses(ray_cluster, tiny_run: P
     assert "faults.limit 0" in caught.value.limit and "policy" in caught.value.got
 
 
-def test_a_run_goes_on_from_shared_storage_alone(undisturbed: list[dict], tiny_run: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_shared_storage_alone_and_with_fewer_ranks(undisturbed: list[dict], tiny_run: Path, tmp_path: Path) -> None:
     from medrl.stages.ppo import run_ppo
 
     config = config_for(tiny_run, "stored", checkpoint={"every": 1, "storage": str(tmp_path / "store")})
@@ -129,7 +129,7 @@ def test_a_run_goes_on_from_shared_storage_alone(undisturbed: list[dict], tiny_r
     assert [copy.name for copy in copies] == ["step-000003", "step-000004"]
     (copies[-1] / "manifest.json").unlink()  # as if the last copy had broken off
     weights = copies[-2] / "policy/adapter/adapter_model.safetensors"
-    summary = run_ppo(config, resume=True)
+    summary = run_ppo(config.model_copy(update={"learner": config.learner.model_copy(update={"workers": 1})}), True)
     assert summary["steps"] == STEPS and weights.exists()
     [row] = lines(tiny_run, "stored", "metrics.jsonl")
     for key in ("rollout/score_mean", "policy/loss", "critic/loss", "policy/grad_norm", "rollout/kl_sum_mean"):
