@@ -119,7 +119,9 @@ def test_beyond_the_budget_the_run_ends_with_the_losses(ray_cluster, tiny_run: P
     assert "faults.limit 0" in caught.value.limit and "policy" in caught.value.got
 
 
-def test_a_run_goes_on_from_shared_storage_alone_and_with_fewer_ranks(undisturbed: list[dict], tiny_run: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_shared_storage_alone_and_with_fewer_ranks(
+    undisturbed: list[dict], tiny_run: Path, tmp_path: Path
+) -> None:
     from medrl.stages.ppo import run_ppo
 
     config = config_for(tiny_run, "stored", checkpoint={"every": 1, "storage": str(tmp_path / "store")})
