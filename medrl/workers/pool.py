@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from medrl.errors import MedrlError, WorkerError
 from medrl.faults.budget import FaultBudget
@@ -25,6 +25,7 @@ from medrl.workers.placement import ROOM_PATIENCE_S
 
 T = TypeVar("T")
 POLL_S = 1.0  # longest wait for Ray between two looks at the clock
+SYNC = "weight sync"
 FETCH_S = 60.0  # for an answer that is there already
 
 
@@ -120,8 +121,7 @@ class Pool:
         """A worker has taken over the weights of `version`."""
 
     def failure(self, what: str, cause: BaseException) -> MedrlError | None:
-        """What ends the run when a worker raises `cause`. None: it is a fault, since what the worker was to work on did
-        not reach it."""
+        """What ends the run when `cause` comes instead of an answer. None: it is a fault, of the worker or the way."""
         if isinstance(cause, MedrlError):
             return cause
         if isinstance(cause, RayError):
@@ -170,14 +170,11 @@ class Pool:
         """An error of the work itself is raised; one of the worker, its node or the way there is a fault."""
         try:
             value = ray.get(ref, timeout=FETCH_S)
-        except RayTaskError as error:
-            if failure := self.failure(asked.what, error.cause):
-                raise failure from error
-            self._machine.lost(asked.member, _reason(error.cause), time.monotonic())
-        except GetTimeoutError:
-            self._machine.lost(asked.member, f"its answer did not arrive within {FETCH_S:g} s", time.monotonic())
         except RayError as error:
-            self._machine.lost(asked.member, _reason(error), time.monotonic())
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if failure := self.failure(asked.what, cause):
+                raise failure from error
+            self._machine.lost(asked.member, _reason(cause), time.monotonic())
         else:
             asked.tell(value, time.monotonic())
 
@@ -195,7 +192,7 @@ class Pool:
                     self.synced(number, version, answer)
                     machine.synced(number, version, now)
 
-                self._ask(number, "weight sync", self.sync_member(self._handles[number], version), synced)
+                self._ask(number, SYNC, self.sync_member(self._handles[number], version), synced)
             case Run(items=items):
                 assert self._send is not None
                 self._ask(number, "work", self._send(self._handles[number], items),
@@ -233,7 +230,7 @@ class Pool:
         self._asked[ref] = _Asked(member, what, tell)
 
 
-def _reason(error: RayError) -> str:
+def _reason(error: BaseException) -> str:
     """Kind of the error and the line of Ray's message that says most, shortened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     why = next((line for line in lines if "because" in line), lines[0])

@@ -16,7 +16,7 @@ from medrl.faults.pool import Limits
 from medrl.rollout.base import GenerateRequest
 from medrl.types import Completion, SyncReport, Weights
 from medrl.workers.capacity import RolePlan
-from medrl.workers.pool import Pool, PoolWorker
+from medrl.workers.pool import SYNC, Pool, PoolWorker
 from medrl.workers.runtime import prepare_worker
 
 
@@ -100,7 +100,8 @@ class RolloutPool(Pool):
 
     def failure(self, what: str, cause: BaseException) -> MedrlError | None:
         """Weights that no node holds any more are a fault of the policy: no engine could take them over."""
-        if not isinstance(cause, ObjectLostError) or isinstance(cause, ObjectFetchTimedOutError):
+        gone = isinstance(cause, ObjectLostError) and not isinstance(cause, ObjectFetchTimedOutError)
+        if what != SYNC or not gone:
             return super().failure(what, cause)
         lost = WorkerLost(f"rollout {what} failed: the weights are gone", got=type(cause).__name__,
                           remedy="the node of the policy's rank 0, which held them, has died; continue with --resume")
