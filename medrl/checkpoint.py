@@ -80,7 +80,10 @@ def load_meta(path: str | Path) -> dict[str, Any]:
 def file_names(path: Path) -> list[str]:
     """The files that the manifest of the checkpoint in `path` lists. Raises CheckpointError if it cannot be read."""
     try:
-        return list(_read_manifest(path)["files"])
+        names = list(_read_manifest(path)["files"])
+        if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+            raise ValueError(f"it lists {outside[0]}, which is not below it")
+        return names
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be used", limit="a complete checkpoint",
                               got=f"{MANIFEST} cannot be read ({error})") from None

@@ -88,7 +88,7 @@ class Mirror:
     def _fetch(self) -> None:
         newest = checkpoint.latest(self._root, self.report)
         for name in reversed(self._names(self.folder, r"step-\d{6,}")):
-            step = int(name.removeprefix("step-"))
+            step = _step(name)
             if newest and step <= newest[0]:
                 self._copied = step if step == newest[0] else -1
                 return
@@ -120,10 +120,20 @@ class Mirror:
         if self._fs.exists(target):
             self._remove(target)  # of an attempt that broke off, or damaged
         for name in [*checkpoint.file_names(path), checkpoint.MANIFEST]:
-            self._fs.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
+            if target.startswith("/"):  # elsewhere there are no folders, and a mistyped bucket would be made
+                self._fs.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
             self._fs.put_file(str(path / name), f"{target}/{name}")
-        for name in self._names(self.folder, r"step-\d{6,}")[: -self._keep_last]:
+        self._prune(path.name)
+
+    def _prune(self, newest: str) -> None:
+        """Remove what is older than the last `keep_last`, half a copy, or later: else the run would be further on."""
+        names = self._names(self.folder, r"step-\d{6,}")
+        older = [name for name in names if _step(name) < _step(newest) and self._complete(name)]
+        for name in set(names) - {newest, *older[len(older) - (self._keep_last - 1) :]}:
             self._remove(f"{self.folder}/{name}")
+
+    def _complete(self, name: str) -> bool:
+        return self._fs.exists(f"{self.folder}/{name}/{checkpoint.MANIFEST}")
 
     def _remove(self, copy: str) -> None:
         if self._fs.exists(f"{copy}/{checkpoint.MANIFEST}"):
@@ -214,6 +224,10 @@ def _finish(mirror: Mirror, thread: threading.Thread) -> None:
         raise CheckpointError(f"copying checkpoints to {mirror.folder} hangs", limit=f"{2 * mirror.timeout:g} s",
                               remedy="check the storage; the checkpoints in the run's folder are whole")
     mirror.finish()
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-"))
 
 
 def _filesystem(storage: str) -> tuple[Any, str]:

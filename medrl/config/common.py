@@ -144,10 +144,13 @@ class CheckpointConfig(StrictModel):
 
     @field_validator("storage")
     @classmethod
-    def _no_password(cls, storage: str | None) -> str | None:
-        if storage and urlsplit(storage).password:
-            raise ValueError("holds a password, which would be kept in config.yaml; the storage's own client reads "
-                             "credentials from the environment")
+    def _plain_url(cls, storage: str | None) -> str | None:
+        if storage and "::" in storage:
+            raise ValueError("must be one URL, not a chain of them")
+        url = urlsplit(storage or "")
+        if url.scheme and (url.password or url.query or url.fragment):
+            raise ValueError("must have no password, query or fragment: they would be kept in config.yaml; "
+                             "the storage's own client reads credentials from the environment")
         return storage
 
 

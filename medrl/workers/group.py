@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -13,6 +14,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from medrl.errors import MedrlError, WorkerError, WorkerLost
 
 T = TypeVar("T")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray writes for terminals
 DEATH_NOTICE_S = 30.0  # ranks that feel a peer's death fail at once; Ray may need so long to notice a dead node
 
 
@@ -58,7 +60,7 @@ class Pending(Generic[T]):
         return [i for i, ref in enumerate(self.refs) if _died(ref)]
 
     def _death(self, dead: list[int], error: Exception) -> WorkerLost:
-        return self._lost(dead, "broke off", str(error).splitlines()[0],
+        return self._lost(dead, "broke off", COLOUR.sub("", str(error).splitlines()[0]),
                           "look for the reason (often memory) in Ray's log directory; continue with --resume")
 
     def _lost(self, numbers: list[int], how: str, reason: str, remedy: str) -> WorkerLost:

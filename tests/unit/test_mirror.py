@@ -142,6 +142,33 @@ def test_a_damaged_copy_is_named_and_the_one_before_is_used(reason: str, tmp_pat
     assert any("step-000004" in line and reason in line for line in REPORTED), REPORTED
 
 
+@pytest.mark.parametrize("left", ["half a copy", "a damaged one"])
+def test_what_a_run_did_not_continue_from_takes_no_place_of_a_good_copy(left: str, tmp_path: Path) -> None:
+    storage = str(tmp_path / "store")
+    first = mirror(storage, tmp_path / "a", keep_last=2)
+    for step in (6, 9):
+        save(tmp_path / "a", step)
+        first.copy_newest()
+    broken = Path(first.folder) / "step-000009"
+    (broken / "manifest.json").unlink() if left == "half a copy" else _flip(broken)
+    again = mirror(storage, tmp_path / "b", resume=True, keep_last=1)
+    again.fetch()
+    save(tmp_path / "b", 8)
+    again.copy_newest()
+    assert copies(storage) == ["step-000008"]
+    mirror(storage, tmp_path / "c", resume=True).fetch()
+    assert [step for step, _ in checkpoint.steps(tmp_path / "c")] == [8]
+
+
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a", 1)
+    listed = {"step": 1, "meta": {}, "files": {"../../escaped": {"bytes": 1, "sha256": ""}}}
+    checkpoint._write_manifest(folder, listed)
+    with pytest.raises(CheckpointError, match="cannot be used") as caught:
+        checkpoint.file_names(folder)
+    assert "../../escaped" in caught.value.got
+
+
 def test_a_storage_that_refuses_for_a_while_gets_its_copy(tmp_path: Path) -> None:
     Flaky.failures = 3
     save(tmp_path / "a", 2)
