@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,12 +83,16 @@ def test_delay_and_loss_cost_time_only(pair: Pair, calm: Path, tiny_run: Path) -
     print(f"\nsteps of {before:.2f} s over the perfect wire; of {after:.2f} s with a round trip of 100 ms, 2 % lost")
 
 
-def test_a_cut_wire_ends_in_a_result_or_an_error_that_names_it(pair: Pair, calm: Path, tiny_run: Path) -> None:
+def test_a_cut_wire_ends_in_a_result_or_an_error_that_says_what_is_missing(
+    pair: Pair, tiny_run: Path, request: pytest.FixtureRequest
+) -> None:
+    """Ray may give the node beyond the cut up for good, and nowhere else is room for a second rank."""
     started = time.monotonic()
     code, output = run(pair, tiny_run, "cut", cut_after=1)
-    assert code in (0, 3), output
+    print(f"\nexit code {code} after {time.monotonic() - started:.0f} s")
     if code == 0:
-        same(rows(calm), rows(tiny_run / "runs/cut"))
-    else:
-        assert "error: " in output and "Traceback" not in output, output
-    print(f"\nexit code {code} {time.monotonic() - started:.0f} s after the start: {output.strip().splitlines()[-1]}")
+        same(rows(request.getfixturevalue("calm")), rows(tiny_run / "runs/cut"))
+        return
+    assert code == 3 and re.search("^error: .*(workers|room)", output, re.MULTILINE), output
+    lost = [event for event in rows(tiny_run / "runs/cut", "events.jsonl") if event["event"] == "worker_lost"]
+    assert lost and "Traceback" not in output, output
