@@ -136,7 +136,7 @@ def test_a_run_goes_on_from_shared_storage_alone_and_with_fewer_ranks(
     rows = lines(tiny_run, "stored", "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(int(copies[-2].name[-6:]) + 1, STEPS + 1))
     for key in ("rollout/score_mean", "policy/loss", "critic/loss", "policy/grad_norm", "rollout/kl_sum_mean"):
-        assert rows[-1][key] == pytest.approx(undisturbed[-1][key], rel=1e-4, abs=1e-7), key
+        assert rows[-1][key] == pytest.approx(undisturbed[-1][key], rel=1e-4, abs=1e-6), key
     assert (copies[-1] / "manifest.json").exists()
 
 
