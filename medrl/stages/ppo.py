@@ -60,7 +60,8 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
         return summary
 
     try:
-        with launch_workers(config, inputs.launch, budget) as workers, interrupts.installed(), mirrored(mirror):
+        # The last copy is waited for when the workers are freed.
+        with mirrored(mirror), launch_workers(config, inputs.launch, budget) as workers, interrupts.installed():
             return with_recovery(attempt, found, config, workers, budget)
     except Interrupted as interrupt:
         raise SystemExit(interrupt.exit_code) from None
