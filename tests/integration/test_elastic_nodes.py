@@ -70,7 +70,9 @@ def test_a_node_that_comes_is_used_and_one_that_goes_is_done_without(cluster, ti
         cluster.remove_node(third, allow_graceful=False)
         with pytest.raises(WorkerLost, match="the weights are gone") as caught:
             run.workers.rollout.sync(weights)
-        assert caught.value.role == "policy" and len(run.events("worker_lost")) == 1
+        assert caught.value.role == "policy"
+        # The first replacement may have been sent to the dead node, before Ray knew: that one is lost too.
+        assert {row["worker"].split(" on ")[0] for row in run.events("worker_lost")} == {"rollout 0"}
 
 
 def test_engines_that_only_joined_make_room_for_a_scorer(cluster, tiny_run: Path, tmp_path: Path) -> None:
