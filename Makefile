@@ -31,8 +31,16 @@ test-fast: setup ## most unit and contract tests: no Ray, no vLLM, under a minut
 test-slow: setup ## the tests marked slow
 	$(PYTEST) -m slow
 
-bench: setup ## learning against the closed-form optimum, printed as a table
-	$(PYTEST) tests/benchmarks -m slow -s
+bench: setup .venv-trl/.stamp ## seconds of a PPO step beside TRL's and beside the least possible; learning against the optimum
+	$(BIN)/python -m tests.benchmarks.step
+	$(BIN)/python -m tests.benchmarks.closed_form
+
+.venv-trl/.stamp: requirements/trl.txt requirements/torch-cpu.txt
+	rm -rf .venv-trl
+	$(BIN)/python -m venv .venv-trl
+	PATH=$(CURDIR)/.venv-trl/bin:$$PATH bash requirements/torch.sh
+	$(BIN)/uv pip install --quiet --python .venv-trl/bin/python --no-deps --require-hashes --requirement requirements/trl.txt
+	touch $@
 
 real: setup ## every stage, a few steps each, on data from elsewhere: make real DATA=DIR
 	$(BIN)/python -m tests.real "$(DATA)"
@@ -65,6 +73,7 @@ lock: setup ## resolve pyproject.toml into requirements/*.txt again
 	$(subst --upgrade,,$(LOCK)) pyproject.toml --extra gpu --extra mlflow --extra postgres -o requirements/gpu.txt
 	$(LOCK) --group dev --constraint requirements/cpu.txt -o requirements/dev.txt
 	$(LOCK) requirements/clients.in -o requirements/clients.txt
+	$(LOCK) requirements/trl.in requirements/torch-cpu.in --override requirements/overrides.txt -o requirements/trl.txt
 	echo uv | $(LOCK) - -o requirements/uv.txt
 
 wheel: setup ## build dist/medrl-*.whl
@@ -75,4 +84,4 @@ wheel-smoke: wheel ## install the wheel with its cpu extra into a clean environm
 	bash requirements/wheel_smoke.sh
 
 clean: ## remove .venv, caches and build outputs (runs/ stays)
-	rm -rf .venv .venv-clients build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	rm -rf .venv .venv-clients .venv-trl build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

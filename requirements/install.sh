@@ -39,9 +39,7 @@ say "installing uv"
 pip install -qq --require-hashes --requirement requirements/uv.txt
 
 say "installing the CPU build of PyTorch"
-# With pip, not uv: a machine may offer this build through pip's own settings.
-pip install -qq --no-deps --requirement requirements/torch-cpu.txt 2>/dev/null ||
-    pip install -qq --no-deps --requirement requirements/torch-cpu.txt --retries 1 --index-url https://download.pytorch.org/whl/cpu ||
+bash requirements/torch.sh ||
     fail "no CPU build of PyTorch for Python ${wanted/ /.}: neither the default index nor PyTorch's own has it, or neither can be reached"
 
 say "installing the locked packages"
