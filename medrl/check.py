@@ -139,7 +139,8 @@ def _memory_table(config: PpoConfig) -> Table:
         "reference": (policy * BYTES[dtype] if config.reference.mode == "dedicated" else 0, 0),
     }
     if config.has_critic:
-        rows["critic"] = _training(config.model, config.critic.lora, policy)
+        held, training = _training(config.model, config.critic.lora, policy)
+        rows["critic"] = (held - policy * BYTES[dtype] if config.shares_base else held, training)
     table = Table(
         "role",
         "weights and caches (GiB a worker)",
@@ -163,8 +164,9 @@ def _placement_table(config: PpoConfig) -> Table:
     for plan in plan_roles(config).values():
         workers = f"{plan.workers} to {plan.most}" if plan.extra else str(plan.workers)
         table.add_row(plan.role, workers, f"{plan.cpus:g}", f"{plan.gpus:g}", plan.strategy)
-    if config.reference.mode != "dedicated":
-        table.add_row("reference", "inside the policy", "0", "0", "")
+    inside = {"reference": config.reference.mode != "dedicated", "critic": config.shares_base}
+    for role in (role for role, is_inside in inside.items() if is_inside):
+        table.add_row(role, "inside the policy", "0", "0", "")
     return table
 
 

@@ -85,8 +85,14 @@ class LearnerConfig(StrictModel):
 
 
 class CriticConfig(LearnerConfig):
-    """The value model: its own group and engine."""
+    """The value model, with an engine and an optimizer of its own."""
 
+    mode: Literal["separate", "shared"] = Field(
+        default="separate",
+        description="separate: workers of its own; shared: in the policy's workers, an adapter and a head on the "
+        "policy's base, which is held once (needs both lora sections and init: policy; its workers, CPUs, GPUs and "
+        "threads are the learner's)",
+    )
     init: Literal["reward", "policy"] = Field(
         default="reward",
         description="start from the first reward model (needs the same tokenizer) or the policy with a zero head",
@@ -195,6 +201,11 @@ class PpoConfig(TrackedConfig):
         return self.algorithm.advantage == "gae"
 
     @property
+    def shares_base(self) -> bool:
+        """Whether the critic lives in the policy's workers, on the policy's base."""
+        return self.has_critic and self.critic.mode == "shared"
+
+    @property
     def max_model_len(self) -> int:
         return self.rollout.max_model_len or self.data.max_prompt_tokens + self.sampling.max_tokens
 
@@ -245,4 +256,25 @@ class PpoConfig(TrackedConfig):
             )
         if self.has_critic and self.critic.init == "reward" and not any(source.model for source in self.reward.sources):
             raise ValueError("critic.init reward needs a reward source with a `model`; set critic.init: policy")
+        if self.shares_base:
+            self._check_shared_critic()
         return self
+
+    def _check_shared_critic(self) -> None:
+        if self.lora is None or self.critic.lora is None or self.critic.init != "policy":
+            raise ValueError(
+                "critic.mode shared puts a second adapter on the policy's base: set lora, critic.lora and "
+                "critic.init: policy, or critic.mode: separate")
+        for name, lora in (("lora", self.lora), ("critic.lora", self.critic.lora)):
+            lora.check_base_stays(f"critic.mode shared needs it as it is ({name}); use critic.mode: separate")
+        for role, learner in (("learner", self.learner), ("critic", self.critic)):
+            if learner.zero_stage == 3:
+                raise ValueError(
+                    f"critic.mode shared needs the whole base on every rank: set {role}.zero_stage to 2 or less, or "
+                    "critic.mode: separate")
+        for name in ("workers", "cpus_per_worker", "gpus_per_worker", "threads_per_worker"):
+            value, default = getattr(self.critic, name), CriticConfig.model_fields[name].default
+            if value not in (default, getattr(self.learner, name)):
+                raise ValueError(
+                    f"critic.{name} {value} cannot be: with critic.mode shared the critic lives in the learner's "
+                    "workers; leave it out")

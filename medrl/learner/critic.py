@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medrl.algo.losses import value_loss, value_stats
 from medrl.config.common import ModelConfig
@@ -23,18 +23,22 @@ from medrl.models.export import load_calibration
 from medrl.models.forward import value_forward
 from medrl.models.loading import load_tokenizer
 from medrl.models.scalar_head import ScalarModel
+from medrl.models.sharing import share_weights, storage_bytes
 from medrl.types import Experience, RolloutBatch
 
 _TOKENIZER_PROBE = "The patient has a fever of 38.5 °C; 请多喝水，注意休息。"
 
 
 class DeepSpeedCritic:
-    """CriticLearner on one DeepSpeed rank; needs `init_process`. `total_updates`: optimizer steps of the whole run."""
+    """CriticLearner on one DeepSpeed rank; needs `init_process`. `total_updates`: optimizer steps of the whole run;
+    `policy`: the model whose base it shares (critic.mode shared)."""
 
-    def __init__(self, config: PpoConfig, total_updates: int) -> None:
+    def __init__(self, config: PpoConfig, total_updates: int, policy: nn.Module | None = None) -> None:
         self.config = config
         torch.manual_seed(config.seed)  # every rank draws the same adapter
         model: Any = load_value_model(config)
+        if policy is not None:
+            share_weights(model.backbone, policy)
         if config.critic.lora:
             model = wrap(model, config.critic.lora, task="scalar")
         check_head_trains(model)
@@ -44,9 +48,12 @@ class DeepSpeedCritic:
         self.trainable_rows = manifest(model)
         self.engine = TrainEngine(model, config.critic, total_updates, precision_of(config.model, config.critic.lora))
         self.model = model
+        shared = [policy] if policy is not None else []
+        self.parameter_bytes = storage_bytes(model, *shared) - storage_bytes(*shared)
 
     def describe(self) -> dict[str, Any]:
-        return self.engine.describe() | {"trainable": self.trainable_rows}
+        facts = {"trainable": self.trainable_rows, "parameter_bytes": self.parameter_bytes}
+        return self.engine.describe() | facts
 
     def values(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
         values, last = forward_rows(self.engine, batch, self._forward)

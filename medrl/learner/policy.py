@@ -24,6 +24,7 @@ from medrl.lora.reference_proofs import canary_batch, check_policy_start, check_
 from medrl.lora.wrap import expert_tensors, wrap
 from medrl.models.forward import policy_forward
 from medrl.models.loading import load_causal_lm, load_tokenizer
+from medrl.models.sharing import storage_bytes
 from medrl.types import Experience, Probe, RolloutBatch
 
 RESUME_TOLERANCE = 1e-5
@@ -60,7 +61,8 @@ class DeepSpeedPolicy:
             check_policy_start(torch.from_numpy(start), torch.from_numpy(reference))
 
     def describe(self) -> dict[str, Any]:
-        return self.engine.describe() | {"trainable": self.trainable_rows}
+        facts = {"trainable": self.trainable_rows, "parameter_bytes": storage_bytes(self.model)}
+        return self.engine.describe() | facts
 
     def manifest(self) -> list[dict]:
         return self.trainable_rows

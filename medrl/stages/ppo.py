@@ -74,6 +74,7 @@ def summarise(config: PpoConfig, state: LoopState, workers: Workers, metrics: di
         "steps": state.step,
         "output": str(state.export(config)),
         "engines": workers.engines,
+        "parameter_bytes": workers.parameter_bytes,
         "evaluation_before": state.evaluation_before,
         "evaluation_after": {k.removeprefix("eval/"): v for k, v in metrics.items() if k.startswith("eval/")},
         "last_step": metrics,

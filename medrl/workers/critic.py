@@ -1,7 +1,9 @@
-"""The critic on Ray: its own ranks and engine."""
+"""The critic on Ray: ranks of its own, or inside the policy's."""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +11,7 @@ import ray
 
 from medrl.types import Experience, RolloutBatch
 from medrl.workers.group import Pending
-from medrl.workers.policy import LearnerGroup, LearnerWorker, _own
+from medrl.workers.policy import LearnerGroup, LearnerWorker, PolicyGroup, _own
 from medrl.workers.runtime import stack_rows
 
 if TYPE_CHECKING:
@@ -47,12 +49,39 @@ class CriticGroup(LearnerGroup):
 
     def values(self, batch: ray.ObjectRef) -> Pending[tuple[np.ndarray, np.ndarray]]:
         """Values before each response token [B, T], and after the last one [B]."""
-
-        def combine(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-            return stack_rows([values for values, _ in parts]), np.concatenate([last for _, last in parts])
-
-        return self.pending([h.values.remote(batch) for h in self.handles], "values", self.timeouts.score, combine)
+        return self.pending([h.values.remote(batch) for h in self.handles], "values", self.timeouts.score, _stacked)
 
     def update(self, experience: ray.ObjectRef, seed: int) -> Pending[dict[str, float]]:
         """One update on the returns; metrics over all ranks."""
         return self.pending([h.update.remote(experience, seed) for h in self.handles], "update", self.timeouts.update)
+
+
+class SharedCritic:
+    """The critic inside the policy's ranks, on the policy's base: no workers of its own."""
+
+    def __init__(self, policy: PolicyGroup) -> None:
+        self._policy = policy
+
+    def values(self, batch: ray.ObjectRef) -> Pending[tuple[np.ndarray, np.ndarray]]:
+        """Values before each response token [B, T], and after the last one [B]."""
+        return self._pending([h.critic_values.remote(batch) for h in self._policy.handles], "values", "score", _stacked)
+
+    def update(self, experience: ray.ObjectRef, seed: int) -> Pending[dict[str, float]]:
+        """One update on the returns, once the policy's is done; metrics over all ranks."""
+        return self._pending([h.critic_update.remote(experience, seed) for h in self._policy.handles], "update")
+
+    def save(self, path: str) -> Pending[None]:
+        return self._pending([h.critic_save.remote(path) for h in self._policy.handles], "checkpoint")
+
+    def load(self, path: str) -> Pending[None]:
+        return self._pending([h.critic_load.remote(path) for h in self._policy.handles], "restore", "checkpoint")
+
+    def _pending(
+        self, refs: list[ray.ObjectRef], what: str, timeout: str = "", combine: Callable = operator.itemgetter(0)
+    ) -> Pending:
+        seconds = getattr(self._policy.timeouts, timeout or what)
+        return self._policy.pending(refs, f"critic {what}", seconds, combine)
+
+
+def _stacked(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return stack_rows([values for values, _ in parts]), np.concatenate([last for _, last in parts])

@@ -13,7 +13,7 @@ from medrl.config.ppo import PpoConfig
 from medrl.faults.budget import FaultBudget
 from medrl.workers.capacity import RolePlan
 from medrl.workers.cluster import connect
-from medrl.workers.critic import CriticGroup, CriticWorker
+from medrl.workers.critic import CriticGroup, CriticWorker, SharedCritic
 from medrl.workers.group import WorkerGroup, gather
 from medrl.workers.placement import check_cluster, place, plan_roles, threads_for, total_cpus
 from medrl.workers.policy import LearnerGroup, PolicyGroup, PolicyWorker, SharedReference
@@ -28,16 +28,17 @@ class Workers:
     """The groups of a run."""
 
     policy: PolicyGroup
-    critic: CriticGroup | None  # None with an advantage that needs none
+    critic: CriticGroup | SharedCritic | None  # None with an advantage that needs none
     reference: SharedReference | ReferenceGroup
     reward: RewardPool
     rollout: RolloutPool
     engines: dict[str, str]  # role → class of the engine really used
+    parameter_bytes: dict[str, int]  # role → what each of its workers holds beyond what it shares with the policy
 
     @property
     def learners(self) -> list[LearnerGroup]:
         """The groups that train."""
-        return [self.policy, self.critic] if self.critic else [self.policy]
+        return [self.policy, self.critic] if isinstance(self.critic, CriticGroup) else [self.policy]
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,10 @@ def _start(
 
     policy = PolicyGroup("policy", ranks("policy", PolicyWorker), config, inputs.total_updates)
     groups.append(policy)
-    critic = None
-    if config.has_critic:
+    critic: CriticGroup | SharedCritic | None = None
+    if config.shares_base:
+        critic = SharedCritic(policy)
+    elif config.has_critic:
         critic = CriticGroup("critic", ranks("critic", CriticWorker), config, inputs.total_updates)
         groups.append(critic)
     reward = RewardPool(plans["reward"], config, inputs.calibrations, threads["reward"], budget, rollout.give_way)
@@ -105,10 +108,12 @@ def _start(
         reference = ReferenceGroup(plans["reference"], config, threads["reference"], budget, rollout.give_way)
         groups.append(reference)
         others.append(reference.start())
-    policy_info, critic_info, rollout_engine, *_ = gather(
-        policy.start(), critic.start() if critic else None, rollout.start(), reward.start(), *others
+    policy_info, critic_info, rollout_engine, _, *reference_bytes = gather(
+        policy.start(), critic.start() if isinstance(critic, CriticGroup) else None, rollout.start(), reward.start(),
+        *others
     )
     engines = {"policy": policy_info["engine"], "rollout": rollout_engine}
-    if critic_info:
-        engines["critic"] = critic_info["engine"]
-    return Workers(policy, critic, reference, reward, rollout, engines)
+    sizes = {"policy": policy_info["parameter_bytes"], "reference": sum(reference_bytes)}
+    if critic_info := critic_info or policy_info.get("critic"):
+        engines["critic"], sizes["critic"] = critic_info["engine"], critic_info["parameter_bytes"]
+    return Workers(policy, critic, reference, reward, rollout, engines, sizes)

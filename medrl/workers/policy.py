@@ -15,6 +15,7 @@ from medrl.workers.group import Pending, WorkerGroup
 from medrl.workers.runtime import prepare_worker, stack_rows
 
 if TYPE_CHECKING:
+    from medrl.learner.critic import DeepSpeedCritic
     from medrl.learner.policy import DeepSpeedPolicy
 
 
@@ -42,6 +43,7 @@ class PolicyWorker(LearnerWorker):
     """One rank of the policy's DeepSpeed engine."""
 
     learner: DeepSpeedPolicy
+    critic: DeepSpeedCritic  # with critic.mode shared only
 
     def start(self, host: str, port: int, total_updates: int) -> dict:
         """Join the group and build the engine; returns what the run records about it."""
@@ -49,7 +51,13 @@ class PolicyWorker(LearnerWorker):
 
         self.join(host, port)
         self.learner = DeepSpeedPolicy(self.config, total_updates)
-        return self.learner.describe()
+        facts = self.learner.describe()
+        if self.config.shares_base:
+            from medrl.learner.critic import DeepSpeedCritic
+
+            self.critic = DeepSpeedCritic(self.config, total_updates, self.learner.model)
+            facts["critic"] = self.critic.describe()
+        return facts
 
     def logprobs(self, batch: RolloutBatch) -> np.ndarray:
         return self.learner.logprobs(_own(batch, self.rank, self.world))
@@ -74,6 +82,18 @@ class PolicyWorker(LearnerWorker):
 
     def load(self, path: str) -> None:
         self.learner.load(path)
+
+    def critic_values(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
+        return self.critic.values(_own(batch, self.rank, self.world))
+
+    def critic_update(self, experience: Experience, seed: int) -> dict[str, float]:
+        return self.critic.update(experience, seed)
+
+    def critic_save(self, path: str) -> None:
+        self.critic.save(path)
+
+    def critic_load(self, path: str) -> None:
+        self.critic.load(path)
 
 
 def _own(batch: RolloutBatch, rank: int, world: int) -> RolloutBatch:

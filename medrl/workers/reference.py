@@ -24,13 +24,16 @@ class ReferenceWorker(PoolWorker):
         prepare_worker(threads, seed=config.seed)
         self.config = config
 
-    def start(self) -> None:
+    def start(self) -> int:
+        """Load the model; returns the bytes of its parameters."""
         from medrl.models.device import pick_device
         from medrl.models.loading import load_causal_lm
+        from medrl.models.sharing import storage_bytes
 
         self.device = pick_device()
         self.model = load_causal_lm(self.config.model).requires_grad_(False)
         self.model.to(self.device)  # type: ignore[arg-type]
+        return storage_bytes(self.model)
 
     def logprobs(self, batch: RolloutBatch, rows: list[int]) -> np.ndarray:
         """[b, t] of these rows, t the longest of them."""

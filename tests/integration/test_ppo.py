@@ -144,6 +144,26 @@ def test_shared_and_dedicated_references_give_the_same_numbers(
     np.testing.assert_allclose(shared, policy, atol=1e-6)  # B = 0 at the start
 
 
+def test_a_critic_on_the_policys_base_learns_what_a_separate_one_learns(ray_cluster, tiny_run: Path) -> None:
+    from medrl.stages.ppo import run_ppo
+
+    runs = {}
+    for mode in ("separate", "shared"):
+        config = config_for(tiny_run, name=f"critic-{mode}", checkpoint={"every": 1},
+                            critic={"init": "policy", "mode": mode})
+        runs[mode] = run_ppo(config)
+    separate, shared = ([{k: v for k, v in row.items() if not k.startswith(("time/", "wall_", "sync/seconds")) and
+                          k != "rollout/tokens_per_second"} for row in metrics_of(run)] for run in runs.values())
+    assert len(shared) == 2 and shared == [pytest.approx(row, rel=1e-4, abs=1e-6) for row in separate]
+    assert shared[1]["critic/value_mean"] != 0
+    size = {mode: run["parameter_bytes"] for mode, run in runs.items()}
+    base = size["separate"]["critic"] - size["shared"]["critic"]
+    assert size["separate"]["policy"] == size["shared"]["policy"] > base > 10 * size["shared"]["critic"]
+    shutil.rmtree(max(Path(runs["shared"]["run_dir"]).glob("checkpoints/step-*")))
+    resumed = metrics_of(run_ppo(config, resume=True))
+    assert resumed[-1]["critic/loss"] == pytest.approx(shared[-1]["critic/loss"], rel=1e-4)
+
+
 def test_full_fine_tuning_trains_every_weight_against_a_dedicated_reference(ray_cluster, tiny_run: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -41,6 +41,13 @@ PPO_REFUSALS = [
     (["reward.sources=[{name: a, url: 'https://gold/score?key=s3cret'}]"], "no user, password, query or fragment"),
     (["reward.sources=[{name: a, url: 'https://gold/score'}]"], "set critic.init: policy"),
     (["reward.sources=[{name: a, function: score}]"], "must look like module:function, got 'score'"),
+    (["critic.mode=shared"], "critic.init: policy, or critic.mode: separate"),
+    (["critic={mode: shared, init: policy}"], "set lora, critic.lora and critic.init: policy"),
+    (["critic={mode: shared, init: policy, lora: {bias: all}}"], "as it is (critic.lora); use critic.mode: separate"),
+    (["critic={mode: shared, init: policy, lora: {init: pissa}}"], "as it is (critic.lora)"),
+    (["critic={mode: shared, init: policy, lora: {}}", "learner.zero_stage=3"], "set learner.zero_stage to 2 or less"),
+    (["critic={mode: shared, init: policy, lora: {}, zero_stage: 3}"], "set critic.zero_stage to 2 or less"),
+    (["critic={mode: shared, init: policy, lora: {}, workers: 2}"], "critic.workers 2 cannot be"),
     (["sampling.top_k=0"], "top_k must be -1 (all) or at least 1, got 0"),
 ]
 PPO_ALLOWED = [
@@ -53,6 +60,8 @@ PPO_ALLOWED = [
     ["reward.sources=[{name: f, function: 'rules:score'}]", "critic.init=policy"],
     ["reward.sources=[{name: g, url: 'https://gold:8443/score', http: {api_key_env: KEY}}]", "critic.init=policy"],
     ["learner.workers=4"],
+    ["critic={mode: shared, init: policy, lora: {rank: 4}, zero_stage: 2, workers: 2}", "learner.workers=2"],
+    ["critic={mode: shared}", "algorithm.advantage=reinforce_pp"],  # no critic, so the section is not read
 ]
 
 
