@@ -41,6 +41,8 @@ PPO_REFUSALS = [
     (["reward.sources=[{name: a, url: 'https://gold/score?key=s3cret'}]"], "no user, password, query or fragment"),
     (["reward.sources=[{name: a, url: 'https://gold/score'}]"], "set critic.init: policy"),
     (["reward.sources=[{name: a, function: score}]"], "must look like module:function, got 'score'"),
+    (["rollout.max_staleness=1"], "set algorithm.importance to truncate or mask"),
+    (["rollout.max_staleness=2"], "max_staleness"),
     (["sampling.top_k=0"], "top_k must be -1 (all) or at least 1, got 0"),
 ]
 PPO_ALLOWED = [
@@ -53,6 +55,7 @@ PPO_ALLOWED = [
     ["reward.sources=[{name: f, function: 'rules:score'}]", "critic.init=policy"],
     ["reward.sources=[{name: g, url: 'https://gold:8443/score', http: {api_key_env: KEY}}]", "critic.init=policy"],
     ["learner.workers=4"],
+    ["rollout.max_staleness=1", "algorithm.importance=mask"],
 ]
 
 
