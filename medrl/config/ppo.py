@@ -150,6 +150,11 @@ class RolloutConfig(EngineConfig):
     max_model_len: int | None = Field(
         default=None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens"
     )
+    max_staleness: Literal[0, 1] = Field(
+        default=0,
+        description="updates that the weights which sample may be behind. 0: on-policy, engines and learners take "
+        "turns; 1: engines sample the next step's answers while the learners train (needs algorithm.importance)",
+    )
     probe_tolerance: float | None = Field(
         default=None,
         gt=0,
@@ -247,6 +252,11 @@ class PpoConfig(TrackedConfig):
             raise ValueError(
                 f"rollout.max_model_len {self.max_model_len} is below data.max_prompt_tokens + sampling.max_tokens = "
                 f"{self.data.max_prompt_tokens + self.sampling.max_tokens}"
+            )
+        if self.rollout.max_staleness and a.importance == "off":
+            raise ValueError(
+                f"rollout.max_staleness {self.rollout.max_staleness} trains on answers of older weights, which have to "
+                "be weighed: set algorithm.importance to truncate or mask"
             )
         groups = a.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_pp_baseline")
         if groups and self.data.samples_per_prompt < 2:

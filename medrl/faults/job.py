@@ -45,6 +45,12 @@ class Job:
         for item in items:
             (self.hopeless if self._attempts[item] >= ATTEMPTS else self.waiting).add(item)
 
+    def recall(self, items: Iterable[int]) -> None:
+        """The member that had the items is let go, which is no loss."""
+        for item in items:
+            self.waiting.add(item)
+            self._attempts[item] -= 1
+
 
 def share_out(items: Iterable[int], weights: Sequence[float], loads: Mapping[int, float]) -> dict[int, list[int]]:
     """Member → its items, so that all have about as much to do. `loads`: what they have already.

@@ -56,13 +56,16 @@ class PoolMachine:
         self._review(now)
 
     def shrink(self, size: int, now: float) -> None:
-        """Let go of the members beyond `size`, first of those without a place, then of the newest; gives up the job."""
+        """Let go of the members beyond `size`, first of those without a place, then of the newest.
+
+        Others get what they had to do.
+        """
         spare = sorted(self.members.values(), key=lambda m: (m.node == "", m.number))[size:]
-        if spare:
-            self.job = None
         for member in spare:
             del self.members[member.number]
             self._awaited.discard(member.number)
+            if member.job is self.job and self.job is not None:
+                self.job.recall(member.items)
             self.commands.append(Release(member.number))
         self._review(now)
 

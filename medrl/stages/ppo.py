@@ -16,9 +16,10 @@ from medrl.mirror import mirror_of, mirrored
 from medrl.rollout.base import request_seed
 from medrl.run_dir import create_run_dir, write_json
 from medrl.stages.ppo_evaluation import evaluate, sample_rows
-from medrl.stages.ppo_inputs import PpoInputs, prepare, rollout_requests
+from medrl.stages.ppo_inputs import PpoInputs, prepare
 from medrl.stages.ppo_proofs import check_kl_limit, check_reference, check_start
 from medrl.stages.ppo_recovery import with_recovery
+from medrl.stages.ppo_rollouts import Rollouts, staleness
 from medrl.stages.ppo_state import LoopState, checkpoint_root, find_checkpoint
 from medrl.timer import Timer
 from medrl.tracking.base import Tracker, open_tracker
@@ -87,6 +88,7 @@ def train(
 ) -> dict[str, float]:
     """The loop; returns the last step's metrics. What changes weights happens in `interrupts.deferred()` blocks."""
     metrics: dict[str, float] = {}
+    rollouts = Rollouts(config, state, w.rollout)
     with interrupts.deferred():
         sync(w, inputs, version=state.step)
         check_reference(state, w)
@@ -98,8 +100,8 @@ def train(
     for step in range(state.step + 1, config.steps + 1):
         events.step, timer = step, Timer()
         with timer("generate"):
-            requests = rollout_requests(config, step, state.prompts.next_batch())
-            completions = w.rollout.generate(requests, config.sampling)
+            completions = rollouts.take(step)
+        rollouts.run_ahead(step + 1)
         with timer("score"):  # four forward passes in parallel
             batch, texts = collate(completions, inputs.pad_id), inputs.score_requests(completions)
             batch_ref = ray.put(batch)
@@ -122,9 +124,11 @@ def train(
                     w.policy.update(experience_ref, state.kl.coef, seed),
                     w.critic.update(experience_ref, seed) if w.critic else None,
                 )
+            with timer("generate"):
+                rollouts.wait()
             with timer("sync"):
                 reports = sync(w, inputs, version=step)
-            rollout_metrics["kl_coef"] = state.kl.coef
+            rollout_metrics |= {"kl_coef": state.kl.coef, "staleness_max": float(max(staleness(completions, step)))}
             state.kl.update(rollout_metrics["kl_sum_mean"], len(completions))
             state.complete(step)
             evaluation: dict[str, float] = {}
@@ -136,7 +140,8 @@ def train(
             metrics |= named("critic", critic_metrics or {})
             metrics |= named("source", {name: float(part.mean()) for name, part in scores.parts.items()})
             metrics |= named("sync", sync_metrics(reports)) | named("eval", evaluation) | named("time", timer.seconds)
-            metrics["rollout/tokens_per_second"] = float(batch.lengths.sum()) / timer.seconds["generate"]
+            if not config.rollout.max_staleness:
+                metrics["rollout/tokens_per_second"] = float(batch.lengths.sum()) / timer.seconds["generate"]
             tracker.log(step, metrics)
             tracker.log_samples(step, sample_rows(completions, texts, scores, "rollout")[:SAMPLE_ROWS])
             if due(step, config.checkpoint.every, config.steps):

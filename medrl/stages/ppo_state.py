@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from medrl.checkpoint import Found
 from medrl.config.ppo import PpoConfig
 from medrl.data.prompts import PromptStream
 from medrl.errors import CheckpointError, ConfigError
+from medrl.types import Completion, Prompt
 from medrl.workers.group import gather
 from medrl.workers.launch import Workers
 
@@ -74,6 +75,7 @@ class LoopState:
     step: int = 0
     evaluation_before: dict[str, float] = field(default_factory=dict)
     scores_before: dict[str, float] = field(default_factory=dict)  # held-out prompt id → score at step 0
+    ahead: list[Completion] = field(default_factory=list)  # answers already sampled for the next step
     canary: list[float] = field(default_factory=list)
     canary_tolerance: float = 0.0  # bit-identical within a process, 1e-5 after a resume
     _snapshot: dict = field(default_factory=dict)
@@ -93,6 +95,7 @@ class LoopState:
             "kl": self.kl.state(),
             "evaluation_before": self.evaluation_before,
             "scores_before": self.scores_before,
+            "ahead": to_rows(self.ahead),
             "canary": self.canary,
         }
 
@@ -113,6 +116,7 @@ class LoopState:
         gather(w.policy.load(str(path / "policy")), w.critic.load(str(path / "critic")) if w.critic else None)
         self.prompts.load(meta["prompts"])
         self.kl.load(meta["kl"])
+        self.ahead = from_rows(meta["ahead"], {prompt.id: prompt for prompt in self.prompts.prompts})
         self.evaluation_before, self.scores_before = meta["evaluation_before"], meta["scores_before"]
         self.canary, self.canary_tolerance = meta["canary"], 1e-5
         self.complete(step)
@@ -135,3 +139,16 @@ def checkpoint_root(config: PpoConfig) -> Path:
 def config_fingerprint(config: PpoConfig) -> dict:
     """The part of the config that a resumed run must share with the saved one."""
     return {key: value for key, value in config.model_dump(mode="json").items() if key not in FREE_KEYS}
+
+def to_rows(completions: Sequence[Completion]) -> list[list]:
+    """As JSON values, prompts by their ids: [prompt id, sample, ids, log-probs, finish, version]."""
+    return [[c.prompt.id, c.sample, list(c.ids), list(c.logprobs), c.finish, c.version] for c in completions]
+
+
+def from_rows(rows: Sequence[Sequence], prompts: Mapping[str, Prompt]) -> list[Completion]:
+    """What `to_rows` wrote. Raises CheckpointError for a prompt that is not among `prompts` (by id)."""
+    if missing := {row[0] for row in rows} - prompts.keys():
+        raise CheckpointError("the checkpoint holds answers to prompts that are not there any more",
+                              got=f"{len(missing)} of them", remedy="resume with the data of the run that wrote it")
+    return [Completion(prompts[prompt], sample, tuple(ids), tuple(logprobs), finish, version)
+            for prompt, sample, ids, logprobs, finish, version in rows]

@@ -16,7 +16,7 @@ from medrl.faults.pool import Limits
 from medrl.rollout.base import GenerateRequest
 from medrl.types import Completion, SyncReport, Weights
 from medrl.workers.capacity import RolePlan
-from medrl.workers.pool import SYNC, Pool, PoolWorker
+from medrl.workers.pool import SYNC, Call, Pool, PoolWorker
 from medrl.workers.runtime import prepare_worker
 
 
@@ -69,12 +69,18 @@ class RolloutPool(Pool):
         self, requests: list[GenerateRequest], sampling: SamplingConfig, greedy: bool = False
     ) -> list[Completion]:
         """One completion a request, in the same order, all of the newest version."""
+        return self.sample(requests, sampling, greedy).result()
+
+    def sample(
+        self, requests: list[GenerateRequest], sampling: SamplingConfig, greedy: bool = False
+    ) -> Call[list[Completion]]:
+        """`generate` as a call that runs while the driver does something else; wait for it before the next sync."""
 
         def send(worker: Any, items: Sequence[int]) -> ray.ObjectRef:
             return worker.generate.remote([requests[i] for i in items], sampling, greedy)
 
         weights = [len(request.prompt.ids) + sampling.max_tokens for request in requests]
-        return self.submit(weights, send, self._checked).result()
+        return self.submit(weights, send, self._checked)
 
     def sync(self, weights: ray.ObjectRef) -> list[SyncReport]:
         """Every engine takes over the weights or is replaced: a generator is never left behind in silence."""

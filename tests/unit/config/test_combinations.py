@@ -48,6 +48,8 @@ PPO_REFUSALS = [
     (["critic={mode: shared, init: policy, lora: {}}", "learner.zero_stage=3"], "set learner.zero_stage to 2 or less"),
     (["critic={mode: shared, init: policy, lora: {}, zero_stage: 3}"], "set critic.zero_stage to 2 or less"),
     (["critic={mode: shared, init: policy, lora: {}, workers: 2}"], "critic.workers 2 cannot be"),
+    (["rollout.max_staleness=1"], "set algorithm.importance to truncate or mask"),
+    (["rollout.max_staleness=2"], "max_staleness"),
     (["sampling.top_k=0"], "top_k must be -1 (all) or at least 1, got 0"),
 ]
 PPO_ALLOWED = [
@@ -62,6 +64,7 @@ PPO_ALLOWED = [
     ["learner.workers=4"],
     ["critic={mode: shared, init: policy, lora: {rank: 4}, zero_stage: 2, workers: 2}", "learner.workers=2"],
     ["critic={mode: shared}", "algorithm.advantage=reinforce_pp"],  # no critic, so the section is not read
+    ["rollout.max_staleness=1", "algorithm.importance=mask"],
 ]
 
 

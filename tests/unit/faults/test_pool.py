@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medrl.errors import WeightSyncError, WorkerError
 from medrl.faults.commands import Discard, Joined, Reissued, Release, Run, Spawn, Sync
-from medrl.faults.job import Job, share_out
+from medrl.faults.job import ATTEMPTS, Job, share_out
 from medrl.faults.pool import PoolMachine
 from tests.unit.faults.simulation import LIMITS, Faults, Plan, play
 
@@ -191,6 +191,23 @@ def test_members_beyond_those_needed_make_room_the_ones_without_a_place_first() 
     pool.shrink(1, 5.0)
     pool.grow(3, 6.0)
     assert sorted(member.slot for member in pool.members.values()) == ["rollout 0", "rollout 1", "rollout 2"]
+
+
+def test_what_a_member_that_makes_room_had_to_do_is_done_by_the_others() -> None:
+    pool = machine(2, stateless=True)
+    for round_ in range(ATTEMPTS + 1):  # it is no loss, however often it happens
+        if round_:
+            pool.grow(2, 0.0)
+            pool.started(1 + round_, 0.0)
+        else:
+            job = pool.begin([1.0, 1.0], 0.0)
+        told(pool)
+        pool.shrink(1, 1.0)
+        assert told(pool) == [Release(1 + round_)] and not job.hopeless
+    pool.answered(0, ["a"], 2.0)
+    assert told(pool) == [Run(0, (1,))]
+    pool.answered(0, ["b"], 3.0)
+    assert job.done and job.answers == ["a", "b"]
 
 
 def test_a_pool_is_cramped_when_it_is_short_of_room_and_not_while_models_load() -> None:
