@@ -151,8 +151,8 @@ class RolloutConfig(EngineConfig):
     )
     weight_transfer: Literal["object_store", "nccl"] = Field(
         default="object_store",
-        description="how a sync's weights travel: through Ray's object store, or (full fine-tuning, every rank and engine "
-        "with GPUs of its own) from GPU to GPU",
+        description="how weights reach the engines: through Ray's object store, or (full fine-tuning, "
+        "learner and engines on whole GPUs) from GPU to GPU",
     )
     sleep_level: Literal[0, 1, 2] = Field(
         default=0,
@@ -170,8 +170,8 @@ class RolloutConfig(EngineConfig):
     def _sleeps(self):
         if self.sleep_level and (self.engine != "vllm" or not self.gpus_per_worker):
             raise ValueError(
-                f"sleep_level {self.sleep_level} needs engine vllm on a GPU, got engine {self.engine} with gpus_per_worker "
-                f"{self.gpus_per_worker:g}: set it to 0"
+                f"sleep_level {self.sleep_level} needs engine vllm on a GPU, got engine {self.engine} with "
+                f"gpus_per_worker {self.gpus_per_worker:g}: set it to 0"
             )
         return self
 

@@ -120,9 +120,6 @@ class SyncedGenerator(ABC):
     def forget(self) -> None:
         self._receiver.forget()
 
-    def rest(self) -> None:
-        """An engine keeps its memory, unless it says otherwise."""
-
     def generate(self, requests: Sequence[GenerateRequest], sampling: SamplingConfig, *,
                  greedy: bool = False) -> list[Completion]:
         version = self._receiver.require_fresh()
@@ -144,6 +141,9 @@ class SyncedGenerator(ABC):
     @property
     @abstractmethod
     def engine_class(self) -> str: ...
+
+    @abstractmethod
+    def rest(self) -> None: ...
 
     @abstractmethod
     def close(self) -> None: ...

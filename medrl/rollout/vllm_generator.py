@@ -53,7 +53,7 @@ class VllmGenerator(SyncedGenerator):
         cleanup_dist_env_and_memory()
 
     def rest(self) -> None:
-        """At `rollout.sleep_level` 1 vLLM moves the weights to the CPU's memory and drops its cache, at 2 it drops both."""
+        """vLLM frees its cache, and at `rollout.sleep_level` 1 moves the weights to the CPU, at 2 drops them."""
         if not self._sleep_level or self._asleep:
             return
         if self._sleep_level == 2:

@@ -99,6 +99,8 @@ def train(
         with timer("generate"):
             requests = rollout_requests(config, step, state.prompts.next_batch())
             completions = w.rollout.generate(requests, config.sampling)
+        with timer("rest"):
+            w.rollout.rest()
         with timer("score"):  # four forward passes in parallel
             batch, texts = collate(completions, inputs.pad_id), inputs.score_requests(completions)
             batch_ref = ray.put(batch)
