@@ -156,8 +156,8 @@ class RolloutConfig(EngineConfig):
     )
     sleep_level: Literal[0, 1, 2] = Field(
         default=0,
-        description="engines that share GPUs with learners: what they free while these train. 0: nothing; 1: all, the "
-        "weights wait in the CPU's memory; 2: all, the weights come back with the next sync",
+        description="engines that share GPUs with learners: what they free while these train. 0: nothing; 1: cache and "
+        "weights, which wait in the CPU's memory; 2: the same, but the weights come back with the next sync",
     )
 
     @model_validator(mode="after")

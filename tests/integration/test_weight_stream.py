@@ -64,7 +64,7 @@ def test_engines_that_die_fall_silent_or_come_late_hold_up_nobody(
         assert len(reports) == 2 and offer._stored is None
         for a, b in zip(run.generate(), before, strict=True):
             assert (a.prompt.id, a.ids) == (b.prompt.id, b.ids)
-        with struck("PolicyWorker", "stream_weights") as hit, pytest.raises(WorkerLost, match="weights are gone") as caught:
+        with struck("PolicyWorker", "stream_weights") as hit, pytest.raises(WorkerLost, match="are gone") as caught:
             sync(run, 3)
         assert len(hit) == 1 and caught.value.role == "policy"
 

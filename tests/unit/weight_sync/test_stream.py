@@ -91,8 +91,8 @@ def _damaged(weights: Weights) -> dict[str, torch.Tensor]:
     return weights.tensors | {"table.weight": table}
 
 
-def _swapped(weights: Weights) -> dict[str, torch.Tensor]:
-    return {"bias": weights.tensors["table.weight"].view(-1)[:3].clone(), "table.weight": weights.tensors["table.weight"]}
+def _wrong_bytes(weights: Weights) -> dict[str, torch.Tensor]:
+    return weights.tensors | {"bias": weights.tensors["table.weight"].view(-1)[:3].clone()}
 
 
 def _cut_short(weights: Weights) -> dict[str, torch.Tensor]:
@@ -104,7 +104,7 @@ def _other_shape(weights: Weights) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("spoil", "error", "said"), [
-    (_damaged, WeightSyncError, "damaged"), (_swapped, WeightSyncError, "damaged"),
+    (_damaged, WeightSyncError, "damaged"), (_wrong_bytes, WeightSyncError, "damaged"),
     (_other_shape, WeightSyncError, "damaged"), (_cut_short, WorkerLost, "gone")])
 def test_what_does_not_arrive_whole_leaves_the_engine_stale(
         receiver: Receiver, tables: dict, spoil: Callable, error: type[Exception], said: str) -> None:

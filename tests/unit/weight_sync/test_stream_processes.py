@@ -1,4 +1,4 @@
-"""The stream between real processes, over gloo groups of two in the place of NCCL's: one engine stays, one is killed."""
+"""Streams between real processes, over gloo groups of two in the place of NCCL's: one engine stays, one is killed."""
 
 from __future__ import annotations
 
