@@ -9,7 +9,7 @@ position of the token it belongs to (`logprobs[b, i]` is log p(ids[b, i] | ids[b
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -184,6 +184,36 @@ class Weights:
     scaling: dict[str, float]
     fingerprint: str  # sha256 over names, shapes, dtypes and bytes
     probe: Probe
+
+
+@dataclass(frozen=True)
+class WeightsNotice:
+    """Full weights that come as a stream: all of `Weights` but the bytes."""
+
+    version: int
+    layout: dict[str, tuple[tuple[int, ...], torch.dtype]]  # name → shape and dtype, in the order of the stream
+    fingerprint: str
+    probe: Probe
+
+
+class Channel(Protocol):
+    """Two ends, the sender's and the receiver's. Both say what they move, in the same order: it carries bytes only."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors it moves have to be."""
+        ...
+
+    def broadcast(self, tensor: torch.Tensor) -> None:
+        """Put the sender's bytes into the receiver's contiguous `tensor`; they are there on return.
+
+        Raises WorkerLost when the other end is gone or this one was closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free this end, from any thread: a `broadcast` that waits gives up. May be called again."""
+        ...
 
 
 @dataclass(frozen=True)

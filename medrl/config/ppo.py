@@ -160,12 +160,35 @@ class RolloutConfig(EngineConfig):
         gt=0,
         description="largest probe log-prob gap after a sync; null: 1e-3 in float32, 0.15 in bfloat16",
     )
-
+    weight_transfer: Literal["object_store", "nccl"] = Field(
+        default="object_store",
+        description="how weights reach the engines: through Ray's object store, or (full fine-tuning, "
+        "learner and engines on whole GPUs) from GPU to GPU",
+    )
+    sleep_level: Literal[0, 1, 2] = Field(
+        default=0,
+        description="engines that share GPUs with learners: what they free while these train. 0: nothing; 1: cache and "
+        "weights, which wait in the CPU's memory; 2: the same, but the weights come back with the next sync",
+    )
 
     @model_validator(mode="after")
     def _elastic(self):
         if self.max_workers is not None and self.max_workers < self.workers:
             raise ValueError(f"max_workers must be at least workers {self.workers}, got {self.max_workers}")
+        return self
+
+    @model_validator(mode="after")
+    def _sleeps(self):
+        if self.sleep_level and (self.engine != "vllm" or not self.gpus_per_worker):
+            raise ValueError(
+                f"sleep_level {self.sleep_level} needs engine vllm on a GPU, got engine {self.engine} with "
+                f"gpus_per_worker {self.gpus_per_worker:g}: set it to 0"
+            )
+        if self.sleep_level and self.max_staleness:
+            raise ValueError(
+                f"sleep_level {self.sleep_level} frees engines while learners train, which is when max_staleness "
+                f"{self.max_staleness} has them sample: set one of the two to 0"
+            )
         return self
 
 
@@ -233,6 +256,8 @@ class PpoConfig(TrackedConfig):
                 f"reference.mode {self.reference.mode} needs lora (the reference is the policy's base with another "
                 "adapter or none); set reference.mode: dedicated"
             )
+        if self.rollout.weight_transfer == "nccl":
+            self._check_nccl()
         if (self.reference.mode == "adapter") != (self.reference.adapter is not None):
             raise ValueError("reference.adapter and reference.mode: adapter go together; set both or neither")
         if self.lora:
@@ -288,3 +313,15 @@ class PpoConfig(TrackedConfig):
                 raise ValueError(
                     f"critic.{name} {value} cannot be: with critic.mode shared the critic lives in the learner's "
                     "workers; leave it out")
+
+    def _check_nccl(self) -> None:
+        """NCCL joins no two processes on one GPU, and adapters are small enough for the object store."""
+        gpus = {"learner": self.learner.gpus_per_worker, "rollout": self.rollout.gpus_per_worker}
+        problems = [f"{role}.gpus_per_worker {count:g}" for role, count in gpus.items() if count < 1 or count % 1]
+        problems += ["lora"] if self.lora else []
+        problems += [f"rollout.engine {self.rollout.engine}"] if self.rollout.engine != "vllm" else []
+        if problems:
+            raise ValueError(
+                "rollout.weight_transfer nccl needs lora: null, rollout.engine vllm, and whole GPUs for learner and "
+                f"rollout, got {', '.join(problems)}; set it to object_store"
+            )

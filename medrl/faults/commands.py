@@ -39,7 +39,7 @@ class Discard:
 
 @dataclass(frozen=True)
 class Release:
-    """Have the member end, which is no loss: others need its place."""
+    """Have the member end, which is no loss: others need its place, or it has a wrong one."""
 
     member: int
 

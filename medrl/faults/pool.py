@@ -115,6 +115,14 @@ class PoolMachine:
             member.node = node
             member.begin(now, self.limits.start)
 
+    def refused(self, number: int, now: float) -> None:
+        """The member's node cannot have it: it ends, which is no loss, and is asked for again."""
+        if member := self.members.get(number):
+            del self.members[number]
+            self.commands.append(Release(number))
+            self._spawn(member.slot)
+            self._review(now)
+
     def started(self, number: int, now: float) -> None:
         if member := self.members.get(number):
             member.finish()

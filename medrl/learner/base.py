@@ -55,8 +55,11 @@ class PolicyLearner(Learner, Protocol):
         """
         ...
 
-    def export_weights(self, probe_ids: tuple[int, ...]) -> ExportedWeights | None:
-        """(kind, tensors, scaling, probe) on rank 0, None elsewhere; the fields of `Weights`."""
+    def export_weights(self, probe_ids: tuple[int, ...], *, copied: bool = True) -> ExportedWeights | None:
+        """(kind, tensors, scaling, probe) on rank 0, None elsewhere; the fields of `Weights`.
+
+        `copied` False: full weights may be the parameters themselves, which the next update changes.
+        """
         ...
 
     def manifest(self) -> list[dict]:

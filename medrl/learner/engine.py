@@ -134,15 +134,23 @@ class TrainEngine:
             "zero_stage": self.config.zero_stage, "workers": self.world, "device": str(self.device),
         }
 
-    def full_tensors(self) -> dict[str, Tensor]:
-        """Parameters and saved buffers by name on rank 0 (CPU copies; tied ones once); empty elsewhere. Collective."""
+    def full_tensors(self, *, copied: bool = True) -> dict[str, Tensor]:
+        """Parameters and saved buffers by name on rank 0 (tied ones once); empty elsewhere. Collective.
+
+        They are copies on the CPU. `copied` False: the tensors themselves, which the next update changes, unless ZeRO 3
+        holds slices of them only.
+        """
+        def taken(tensor: Tensor) -> Tensor:
+            whole = not copied and self.config.zero_stage < 3
+            return tensor.detach() if whole else tensor.detach().cpu().clone()
+
         model, tensors = self.deepspeed.module, {}
         saved = model.state_dict().keys()
         for name, parameter in model.named_parameters():
             with self.gathered([parameter]):
                 if self.rank == 0:
-                    tensors[name] = parameter.detach().cpu().clone()
-        buffers = {name: b.cpu().clone() for name, b in model.named_buffers() if name in saved}
+                    tensors[name] = taken(parameter)
+        buffers = {name: taken(b) for name, b in model.named_buffers() if name in saved}
         return tensors | buffers if self.rank == 0 else {}
 
     def gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager:

@@ -87,10 +87,10 @@ class DeepSpeedPolicy:
 
         return run_update(self.engine, experience, self.config, seed, micro_loss, self.config.algorithm.target_kl)
 
-    def export_weights(self, probe_ids: tuple[int, ...]) -> ExportedWeights | None:
+    def export_weights(self, probe_ids: tuple[int, ...], *, copied: bool = True) -> ExportedWeights | None:
         probe = self._probe(probe_ids)
         if self.config.lora is None:
-            tensors = self.engine.full_tensors()
+            tensors = self.engine.full_tensors(copied=copied)
             return ("full", tensors, {}, probe) if self.engine.rank == 0 else None
         with self.engine.gathered(self._trainable()):
             if self.engine.rank:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +13,7 @@ from medrl.config.common import ModelConfig
 from medrl.config.evaluate import EvaluateConfig
 from medrl.config.ppo import PpoConfig, SamplingConfig
 from medrl.errors import ConfigError, DataError
-from medrl.types import Completion, Prompt, SyncReport, Weights
+from medrl.types import Channel, Completion, Prompt, SyncReport, Weights, WeightsNotice
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +59,16 @@ class Generator(Protocol):
         """Take over `weights`. Raises WeightSyncError, and stays STALE, unless they provably arrived."""
         ...
 
+    def receive_stream(self, notice: WeightsNotice, connect: Callable[[], Channel]) -> SyncReport:
+        """The same with full weights that come over the channel that `connect` waits for."""
+        ...
+
     def forget(self) -> None:
         """STALE until the next `receive`, which may be of an older version than the last."""
+        ...
+
+    def rest(self) -> None:
+        """Give back what memory it can until the next call. STALE afterwards if its weights are part of that."""
         ...
 
     def close(self) -> None:
@@ -78,7 +86,13 @@ class WeightReceiver(Protocol):
 
     def forget(self) -> None: ...
 
+    def drop(self) -> None: ...
+
     def take_over(self, weights: Weights, engine: SyncedGenerator) -> SyncReport: ...
+
+    def take_stream(
+        self, notice: WeightsNotice, connect: Callable[[], Channel], engine: SyncedGenerator
+    ) -> SyncReport: ...
 
 
 class SyncedGenerator(ABC):
@@ -99,6 +113,9 @@ class SyncedGenerator(ABC):
 
     def receive(self, weights: Weights) -> SyncReport:
         return self._receiver.take_over(weights, self)
+
+    def receive_stream(self, notice: WeightsNotice, connect: Callable[[], Channel]) -> SyncReport:
+        return self._receiver.take_stream(notice, connect, self)
 
     def forget(self) -> None:
         self._receiver.forget()
@@ -124,6 +141,9 @@ class SyncedGenerator(ABC):
     @property
     @abstractmethod
     def engine_class(self) -> str: ...
+
+    @abstractmethod
+    def rest(self) -> None: ...
 
     @abstractmethod
     def close(self) -> None: ...

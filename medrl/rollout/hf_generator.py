@@ -26,6 +26,9 @@ class HfGenerator(SyncedGenerator):
     def engine_class(self) -> str:
         return f"{type(self._model).__module__}.{type(self._model).__qualname__}"
 
+    def rest(self) -> None:
+        """It keeps its memory: this engine is for debugging."""
+
     def close(self) -> None:
         del self._model
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medrl.config.ppo import SamplingConfig
+from medrl.config.ppo import RolloutConfig, SamplingConfig
 from medrl.errors import MedrlError, ModelError, WeightSyncError, WorkerError
 from medrl.models.loading import local_dir
 from medrl.rollout.base import GenerateRequest, GeneratorConfig, SyncedGenerator, WeightReceiver
@@ -36,6 +36,8 @@ class VllmGenerator(SyncedGenerator):
     def __init__(self, config: GeneratorConfig, stop_ids: Sequence[int], receiver: WeightReceiver) -> None:
         super().__init__(config, stop_ids, receiver)
         self._llm = start_engine(config)
+        self._sleep_level = sleep_level(config)
+        self._asleep = False
 
     @property
     def engine_class(self) -> str:
@@ -50,7 +52,22 @@ class VllmGenerator(SyncedGenerator):
         gc.collect()
         cleanup_dist_env_and_memory()
 
+    def rest(self) -> None:
+        """vLLM frees its cache, and at `rollout.sleep_level` 1 moves the weights to the CPU, at 2 drops them."""
+        if not self._sleep_level or self._asleep:
+            return
+        if self._sleep_level == 2:
+            self._receiver.drop()
+        self._llm.sleep(level=self._sleep_level)
+        self._asleep = True
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+
     def load_weights(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+        self._wake()
         # Not `model.load_weights`: the CPU engine has packed its weights, and only a reload packs them again.
         self._llm.collective_rpc(_reload, args=(tensors,))
         if not self._llm.reset_prefix_cache():  # its keys and values are the old weights'
@@ -83,6 +100,7 @@ class VllmGenerator(SyncedGenerator):
     def _run(self, prompts: Sequence[Sequence[int]], params: list[SamplingParams]) -> list[Any]:
         from vllm import TokensPrompt
 
+        self._wake()
         inputs = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
         return self._llm.generate(inputs, params, use_tqdm=False) if inputs else []
 
@@ -96,6 +114,11 @@ def _reload(worker: Any, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
     """Runs inside the engine's worker."""
     worker.reload_weights(weights_iterator=tensors)
     repack_head(worker.get_model())
+
+
+def sleep_level(config: GeneratorConfig) -> int:
+    """Evaluation has none: its engines end with their work."""
+    return config.rollout.sleep_level if isinstance(config.rollout, RolloutConfig) else 0
 
 
 def start_engine(config: GeneratorConfig) -> LLM:
@@ -116,7 +139,7 @@ def start_engine(config: GeneratorConfig) -> LLM:
             str(local_dir(config.model.path)), dtype=config.rollout.dtype, max_model_len=config.max_model_len,
             seed=config.seed, enforce_eager=eager, logprobs_mode="processed_logprobs", skip_tokenizer_init=True,
             generation_config="vllm", load_format="safetensors", use_tqdm_on_load=False, disable_log_stats=True,
-            trust_remote_code=config.model.trust_remote_code, **memory)
+            trust_remote_code=config.model.trust_remote_code, enable_sleep_mode=sleep_level(config) > 0, **memory)
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
         raise _start_error(config, error) from error
 

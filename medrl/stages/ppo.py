@@ -101,6 +101,8 @@ def train(
         events.step, timer = step, Timer()
         with timer("generate"):
             completions = rollouts.take(step)
+        with timer("rest"):
+            w.rollout.rest()
         rollouts.run_ahead(step + 1)
         with timer("score"):  # four forward passes in parallel
             batch, texts = collate(completions, inputs.pad_id), inputs.score_requests(completions)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from medrl.errors import WeightSyncError
 from medrl.models.stored_weights import StoredWeights
-from medrl.types import Weights
+from medrl.types import Weights, WeightsNotice
 
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 
@@ -19,9 +19,21 @@ def check_fits(weights: Weights, base: StoredWeights) -> None:
     Runs before anything is loaded, so that an engine is never left half changed by a payload that could not fit.
     """
     problems = _full_problems(weights, base) if weights.kind == "full" else _adapter_problems(weights, base)
+    _refuse(weights.version, problems)
+
+
+def check_layout(notice: WeightsNotice, base: StoredWeights) -> None:
+    """The same of a stream: before anything has come, it names exactly the base's tensors, with the right shapes."""
+    layout = {name: shape for name, (shape, _) in notice.layout.items()}
+    problems = [f"{name} is missing" for name in base if name not in layout]
+    _refuse(notice.version, problems + [_shape_problem(name, shape, base) for name, shape in layout.items()])
+
+
+def _refuse(version: int, problems: list[str]) -> None:
+    problems = [problem for problem in problems if problem]
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise WeightSyncError(f"weights of version {weights.version} do not fit the base model", got=shown,
+        raise WeightSyncError(f"weights of version {version} do not fit the base model", got=shown,
                               remedy="learner and rollout engines must start from the same model.path")
 
 
@@ -45,11 +57,11 @@ def merged_tensors(weights: Weights, base: StoredWeights) -> Iterator[tuple[str,
 def _full_problems(weights: Weights, base: StoredWeights) -> list[str]:
     known = {name: tensor for name, tensor in weights.tensors.items() if name in base.shapes}
     problems = [f"{name} is missing" for name in base if name not in known]
-    problems += [_shape_problem(name, tensor, base) for name, tensor in known.items()]
+    problems += [_shape_problem(name, tensor.shape, base) for name, tensor in known.items()]
     # A state dict lists both ends of tied embeddings; a checkpoint stores the tensor once.
     problems += [f"{name} is not in the base model" for name, tensor in weights.tensors.items()
                  if name not in known and not any(tensor.shape == t.shape and tensor.equal(t) for t in known.values())]
-    return [problem for problem in problems if problem]
+    return problems
 
 
 def _adapter_problems(weights: Weights, base: StoredWeights) -> list[str]:
@@ -57,8 +69,8 @@ def _adapter_problems(weights: Weights, base: StoredWeights) -> list[str]:
     whole = {name: tensor for name, tensor in weights.tensors.items() if not name.endswith((LORA_A, LORA_B))}
     problems = [f"{module} has a scaling but no adapter" for module in sorted(weights.scaling.keys() - modules)]
     problems += [_module_problem(module, weights, base) for module in sorted(modules)]
-    problems += [_shape_problem(name, tensor, base) for name, tensor in whole.items()]
-    return [problem for problem in problems if problem]
+    problems += [_shape_problem(name, tensor.shape, base) for name, tensor in whole.items()]
+    return problems
 
 
 def _module_problem(module: str, weights: Weights, base: StoredWeights) -> str:
@@ -76,9 +88,9 @@ def _module_problem(module: str, weights: Weights, base: StoredWeights) -> str:
     return ""
 
 
-def _shape_problem(name: str, tensor: torch.Tensor, base: StoredWeights) -> str:
+def _shape_problem(name: str, shape: Sequence[int], base: StoredWeights) -> str:
     if name not in base.shapes:
         return f"{name} is not in the base model"
-    if tuple(tensor.shape) != base.shapes[name]:
-        return f"{name} has shape {list(tensor.shape)}, the base {list(base.shapes[name])}"
+    if tuple(shape) != base.shapes[name]:
+        return f"{name} has shape {list(shape)}, the base {list(base.shapes[name])}"
     return ""

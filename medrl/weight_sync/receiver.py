@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Protocol
 
 import torch
@@ -12,9 +13,10 @@ from medrl.config.common import ModelConfig
 from medrl.config.ppo import RolloutConfig
 from medrl.errors import WeightSyncError
 from medrl.models.stored_weights import StoredWeights
-from medrl.types import Probe, SyncReport, Weights
-from medrl.weight_sync.merge import check_fits, merged_tensors
+from medrl.types import Channel, Probe, SyncReport, Weights, WeightsNotice
+from medrl.weight_sync.merge import check_fits, check_layout, merged_tensors
 from medrl.weight_sync.publisher import fingerprint
+from medrl.weight_sync.stream import Incoming
 from medrl.weight_sync.versions import VersionGate
 
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}  # largest log-prob gap by the coarser dtype of learner and engine
@@ -43,8 +45,14 @@ class NoReceiver:
     def forget(self) -> None:
         return
 
+    def drop(self) -> None:
+        raise WeightSyncError("this engine keeps the weights it was started with", got="a sleep without them")
+
     def take_over(self, weights: Weights, engine: Engine) -> SyncReport:
         raise WeightSyncError("this engine keeps the weights it was started with", got=f"version {weights.version}")
+
+    def take_stream(self, notice: WeightsNotice, connect: Callable[[], Channel], engine: Engine) -> SyncReport:
+        raise WeightSyncError("this engine keeps the weights it was started with", got=f"version {notice.version}")
 
 
 class Receiver:
@@ -69,6 +77,10 @@ class Receiver:
         """STALE until the next take-over, which may be of an older version."""
         self._gate.forget()
 
+    def drop(self) -> None:
+        """STALE until the next take-over: the engine's weights are gone."""
+        self._gate.drop()
+
     def take_over(self, weights: Weights, engine: Engine) -> SyncReport:
         """Put `weights` into `engine`.
 
@@ -79,15 +91,29 @@ class Receiver:
         start = time.perf_counter()
         with self._gate.change_to(weights.version):
             arrived = fingerprint(weights.tensors)
-            if arrived != weights.fingerprint:
-                raise WeightSyncError(f"weights of version {weights.version} were damaged on their way",
-                                      limit=f"sha256 {weights.fingerprint}", got=f"sha256 {arrived}",
-                                      remedy="restart from the last checkpoint; check this node's network and memory")
+            _check_whole(weights, arrived)
             check_fits(weights, self._base)
             engine.load_weights(merged_tensors(weights, self._base))
             gap = self._probe_gap(weights.version, weights.probe, engine)
         size = sum(tensor.numel() * tensor.element_size() for tensor in weights.tensors.values())
         return SyncReport(weights.version, arrived, gap, time.perf_counter() - start, size)
+
+    def take_stream(self, notice: WeightsNotice, connect: Callable[[], Channel], engine: Engine) -> SyncReport:
+        """Put the weights of `notice` into `engine` as they come over the channel that `connect` waits for.
+
+        Raises what `take_over` raises, and WorkerLost when the sender is gone; any error leaves the engine STALE. Here
+        damage is found only when the engine has changed: the fingerprint is that of the whole stream.
+        """
+        start = time.perf_counter()
+        with self._gate.change_to(notice.version):
+            check_layout(notice, self._base)
+            with closing(connect()) as channel:
+                incoming = Incoming(notice, channel)
+                engine.load_weights(iter(incoming))
+            arrived = incoming.fingerprint()
+            _check_whole(notice, arrived)
+            gap = self._probe_gap(notice.version, notice.probe, engine)
+        return SyncReport(notice.version, arrived, gap, time.perf_counter() - start, incoming.bytes)
 
     def _probe_gap(self, version: int, probe: Probe, engine: Engine) -> float:
         learner, held = torch.tensor(probe.logprobs), torch.tensor(engine.sequence_logprobs(probe.ids))
@@ -104,3 +130,10 @@ class Receiver:
                 remedy="a gap near the limit in bfloat16: raise rollout.probe_tolerance; a large one: the engine "
                        "cannot take over this model's weights, use rollout.engine: hf and report it")
         return float(gaps[worst])
+
+
+def _check_whole(sent: Weights | WeightsNotice, arrived: str) -> None:
+    if arrived != sent.fingerprint:
+        raise WeightSyncError(f"weights of version {sent.version} were damaged on their way",
+                              limit=f"sha256 {sent.fingerprint}", got=f"sha256 {arrived}",
+                              remedy="restart from the last checkpoint; check this node's network and memory")

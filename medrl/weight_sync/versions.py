@@ -48,6 +48,10 @@ class VersionGate:
         self.state = Stale("the learners went back to an earlier version")
         self._newest = -1
 
+    def drop(self) -> None:
+        """The engine holds nothing any more; no older version may come."""
+        self.state = Stale("the engine has slept without its weights")
+
     @contextmanager
     def change_to(self, version: int) -> Iterator[None]:
         """STALE inside the block; FRESH(version) if and only if the block ends without an exception."""

@@ -50,7 +50,7 @@ def check_paths(plans: Sequence[RolePlan], nodes: Sequence[Node]) -> None:
                    "ray.labels")
 
 
-def unseen(paths: list[str]) -> list[str]:
+def unseen(paths: Sequence[str]) -> list[str]:
     """Those that are neither there nor hub ids in the local cache. Runs on the node."""
     return [path for path in paths if not _seen(path)]
 

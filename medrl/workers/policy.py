@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
 
 from medrl.config.ppo import PpoConfig
-from medrl.types import Experience, RolloutBatch, Weights
+from medrl.errors import WorkerLost
+from medrl.types import Experience, RolloutBatch, Weights, WeightsNotice
 from medrl.workers.group import Pending, WorkerGroup
+from medrl.workers.offers import Offer, StoredOffer, StreamedOffer, settled
 from medrl.workers.runtime import prepare_worker, stack_rows
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ class PolicyWorker(LearnerWorker):
 
     learner: DeepSpeedPolicy
     critic: DeepSpeedCritic  # with critic.mode shared only
+    announced: Weights | None = None  # on rank 0, until its tensors may change
 
     def start(self, host: str, port: int, total_updates: int) -> dict:
         """Join the group and build the engine; returns what the run records about it."""
@@ -69,6 +74,7 @@ class PolicyWorker(LearnerWorker):
         return self.learner.reference_canary()
 
     def update(self, experience: Experience, kl_coef: float, seed: int) -> dict[str, float]:
+        self.announced = None
         return self.learner.update(experience, kl_coef, seed)
 
     def export_weights(self, version: int, probe_ids: tuple[int, ...]) -> Weights | None:
@@ -77,10 +83,53 @@ class PolicyWorker(LearnerWorker):
         exported = self.learner.export_weights(probe_ids)
         return None if exported is None else make_weights(version, *exported)
 
+    def announce_weights(self, version: int, probe_ids: tuple[int, ...]) -> WeightsNotice | None:
+        """The same, but the tensors stay here until they are asked for."""
+        from medrl.weight_sync.publisher import fingerprint
+        from medrl.weight_sync.stream import notice_of
+
+        exported = self.learner.export_weights(probe_ids, copied=False)
+        if exported is None:
+            return None
+        kind, tensors, scaling, probe = exported
+        self.announced = Weights(version, kind, tensors, scaling, fingerprint(tensors), probe)
+        return notice_of(self.announced)
+
+    def open_channels(self, count: int) -> list[bytes]:
+        """Ids of channels to so many engines; on rank 0."""
+        from medrl.weight_sync.nccl import channel_ids
+
+        return channel_ids(count)
+
+    def stream_weights(self, channels: list[bytes], answers: list[ray.ObjectRef]) -> dict[int, str]:
+        """Send what was announced over each of the channels until its engine's answer is there; on rank 0.
+
+        Returns the number of each channel that broke, and why.
+        """
+        from medrl.weight_sync.nccl import SENDER, NcclChannel
+        from medrl.weight_sync.sender import send_to_all
+
+        def over() -> list[int]:
+            return settled(answers)
+
+        connects = [partial(NcclChannel, channel, SENDER) for channel in channels[: len(answers)]]
+        return send_to_all(self._announced().tensors, connects, over, self.config.timeouts.sync)
+
+    def announced_weights(self) -> Weights:
+        """What was announced, tensors included, for Ray's object store; on rank 0."""
+        weights = self._announced()
+        return replace(weights, tensors={name: tensor.cpu() for name, tensor in weights.tensors.items()})
+
+    def _announced(self) -> Weights:
+        if self.announced is None:
+            raise WorkerLost("the weights that were announced are being changed")
+        return self.announced
+
     def save(self, path: str) -> None:
         self.learner.save(path)
 
     def load(self, path: str) -> None:
+        self.announced = None
         self.learner.load(path)
 
     def critic_values(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -113,6 +162,7 @@ class LearnerGroup(WorkerGroup):
         self.timeouts = config.timeouts
         self._spawn = spawn
         self._total_updates = total_updates
+        self._streams = config.rollout.weight_transfer == "nccl"
 
     def start(self) -> Pending[dict]:
         host, port = self.pending([self.handles[0].address.remote()], "start", self.timeouts.start).result()
@@ -160,9 +210,15 @@ class PolicyGroup(LearnerGroup):
             [h.update.remote(experience, kl_coef, seed) for h in self.handles], "update", self.timeouts.update
         )
 
-    def export_weights(self, version: int, probe_ids: tuple[int, ...]) -> ray.ObjectRef:
-        """A reference to the Weights of rank 0. They stay in the object store until a rollout worker pulls them."""
-        refs = [h.export_weights.remote(version, probe_ids) for h in self.handles]
+    def export_weights(self, version: int, probe_ids: tuple[int, ...]) -> Offer:
+        """The current weights, for the rollout engines."""
+        if self._streams:
+            return StreamedOffer(self.handles[0], self._exported(
+                [h.announce_weights.remote(version, probe_ids) for h in self.handles]))
+        return StoredOffer(self._exported([h.export_weights.remote(version, probe_ids) for h in self.handles]))
+
+    def _exported(self, refs: list[ray.ObjectRef]) -> ray.ObjectRef:
+        """Rank 0's, which stays in the object store until a rollout worker pulls it."""
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=self.timeouts.sync, fetch_local=False)
         if len(done) < len(refs):
             self.pending(refs, "weight export", 0.0).result()

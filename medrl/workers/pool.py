@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from medrl.errors import MedrlError, WorkerError
 from medrl.faults.budget import FaultBudget
@@ -21,6 +22,7 @@ from medrl.faults.commands import Command, Discard, Joined, Reissued, Release, R
 from medrl.faults.job import Job
 from medrl.faults.pool import Limits, PoolMachine
 from medrl.workers.capacity import RolePlan
+from medrl.workers.paths import unseen
 from medrl.workers.placement import ROOM_PATIENCE_S
 
 T = TypeVar("T")
@@ -29,12 +31,22 @@ SYNC = "weight sync"
 FETCH_S = 60.0  # for an answer that is there already
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a worker is: the address and the id of its node, and which paths that does not see."""
+
+    address: str
+    node: str
+    unseen: tuple[str, ...]
+
+
 class PoolWorker:
     """What the workers of pools have in common."""
 
-    def where(self) -> str:
-        """The address of this worker's node: the first answer of a worker that has found room."""
-        return ray.util.get_node_ip_address()
+    def where(self, paths: Sequence[str]) -> Place:
+        """The first answer of a worker that has found room."""
+        node = ray.get_runtime_context().get_node_id()
+        return Place(ray.util.get_node_ip_address(), node, tuple(unseen(paths)))
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Call(Generic[T]):
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """What a reference stands for: `tell` the machine about its value."""
 
     member: int
@@ -71,7 +83,8 @@ class Pool:
         self._make_room = make_room
         self._machine = PoolMachine(plan.role, limits, stateless=stateless)
         self._handles: dict[int, Any] = {}
-        self._asked: dict[ray.ObjectRef, _Asked] = {}
+        self._avoided: set[str] = set()  # ids of nodes that do not see what the workers need
+        self._asked: dict[ray.ObjectRef, Asked] = {}
         self._send: Callable[[Any, Sequence[int]], ray.ObjectRef] | None = None
 
     def start(self) -> Call[Any]:
@@ -113,15 +126,16 @@ class Pool:
             ray.kill(handle)
         self._handles, self._asked = {}, {}
 
-    def sync_member(self, handle: Any, version: int) -> ray.ObjectRef:
+    def sync_member(self, number: int, version: int) -> ray.ObjectRef:
         """Ask a worker to take over the newest weights."""
         raise NotImplementedError(f"{self.role} workers take over no weights")
 
     def synced(self, member: int, version: int, answer: Any) -> None:
         """A worker has taken over the weights of `version`."""
 
-    def failure(self, what: str, cause: BaseException) -> MedrlError | None:
-        """What ends the run when `cause` comes instead of an answer. None: it is a fault, of the worker or the way."""
+    def failure(self, what: str, error: RayError) -> MedrlError | None:
+        """What ends the run when `error` comes instead of an answer. None: it is a fault, of the worker or the way."""
+        cause = cause_of(error)
         if isinstance(cause, MedrlError):
             return cause
         if isinstance(cause, RayError):
@@ -166,15 +180,14 @@ class Pool:
         ray.wait(list(self._asked), timeout=seconds)
         return ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0]
 
-    def _hear(self, asked: _Asked, ref: ray.ObjectRef) -> None:
+    def _hear(self, asked: Asked, ref: ray.ObjectRef) -> None:
         """An error of the work itself is raised; one of the worker, its node or the way there is a fault."""
         try:
             value = ray.get(ref, timeout=FETCH_S)
         except RayError as error:
-            cause = error.cause if isinstance(error, RayTaskError) else error
-            if failure := self.failure(asked.what, cause):
+            if failure := self.failure(asked.what, error):
                 raise failure from error
-            self._machine.lost(asked.member, _reason(cause), time.monotonic())
+            self._machine.lost(asked.member, _reason(cause_of(error)), time.monotonic())
         else:
             asked.tell(value, time.monotonic())
 
@@ -192,7 +205,7 @@ class Pool:
                     self.synced(number, version, answer)
                     machine.synced(number, version, now)
 
-                self._ask(number, SYNC, self.sync_member(self._handles[number], version), synced)
+                self._ask(number, SYNC, self.sync_member(number, version), synced)
             case Run(items=items):
                 assert self._send is not None
                 self._ask(number, "work", self._send(self._handles[number], items),
@@ -209,8 +222,9 @@ class Pool:
                 self._budget.events.record("reissued", role=self.role, items=items, worker=name)
 
     def _create(self, number: int) -> None:
+        elsewhere = {NODE_ID_LABEL_KEY: f"!in({', '.join(sorted(self._avoided))})"} if self._avoided else {}
         place = self._worker_class.options(
-            num_cpus=self.plan.cpus, num_gpus=self.plan.gpus, label_selector=dict(self.plan.labels) or None,
+            num_cpus=self.plan.cpus, num_gpus=self.plan.gpus, label_selector=elsewhere | dict(self.plan.labels) or None,
             scheduling_strategy="SPREAD", max_restarts=0)
         handle = self._handles[number] = place.remote(*self._arguments)
 
@@ -218,8 +232,18 @@ class Pool:
             self.started[number] = value
             self._machine.started(number, now)
 
-        self._ask(number, "start", handle.where.remote(), lambda node, now: self._machine.placed(number, node, now))
+        self._ask(number, "start", handle.where.remote(self.plan.paths),
+                  lambda place, now: self._placed(number, place, now))
         self._ask(number, "start", handle.start.remote(), started)
+
+    def _placed(self, number: int, place: Place, now: float) -> None:
+        """Nodes that joined after the launch have not been asked for paths: one that lacks some gets no worker."""
+        if not place.unseen or number < self.plan.workers:  # one of the first fails by itself, with the better message
+            return self._machine.placed(number, place.address, now)
+        self._avoided.add(place.node)
+        self._budget.events.record("node_refused", role=self.role, missing=", ".join(place.unseen),
+                                   node=f"{place.address} (node {place.node[:8]})")
+        self._machine.refused(number, now)
 
     def _end(self, number: int) -> None:
         ray.kill(self._handles.pop(number))
@@ -227,7 +251,12 @@ class Pool:
         self._asked = {ref: asked for ref, asked in self._asked.items() if asked.member != number}
 
     def _ask(self, member: int, what: str, ref: ray.ObjectRef, tell: Callable[[Any, float], None]) -> None:
-        self._asked[ref] = _Asked(member, what, tell)
+        self._asked[ref] = Asked(member, what, tell)
+
+
+def cause_of(error: RayError) -> BaseException:
+    """What a worker raised, or what came between."""
+    return error.cause if isinstance(error, RayTaskError) else error
 
 
 def _reason(error: BaseException) -> str:

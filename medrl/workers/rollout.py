@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError
+from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from medrl.config.ppo import PpoConfig, SamplingConfig
 from medrl.errors import MedrlError, WeightSyncError, WorkerLost
 from medrl.faults.budget import FaultBudget
+from medrl.faults.commands import Sync
 from medrl.faults.pool import Limits
 from medrl.rollout.base import GenerateRequest
-from medrl.types import Completion, SyncReport, Weights
+from medrl.types import Completion, SyncReport, Weights, WeightsNotice
 from medrl.workers.capacity import RolePlan
-from medrl.workers.pool import SYNC, Call, Pool, PoolWorker
+from medrl.workers.offers import Offer
+from medrl.workers.pool import SYNC, Asked, Call, Pool, PoolWorker, cause_of
 from medrl.workers.runtime import prepare_worker
+
+SEND = "weight stream"
+POLICY = -1  # no member: what is asked of the policy's rank 0
 
 
 @ray.remote
@@ -43,10 +49,23 @@ class RolloutWorker(PoolWorker):
 
     def receive(self, weights: Weights, lineage: int) -> SyncReport:
         """Weights of another lineage than the last ones may be of an older version."""
+        self._follow(lineage)
+        return self.generator.receive(weights)
+
+    def receive_stream(self, notice: WeightsNotice, channels: list[bytes], place: int, lineage: int) -> SyncReport:
+        """The same from the policy's rank 0 over one of the channels."""
+        from medrl.weight_sync.nccl import RECEIVER, NcclChannel
+
+        self._follow(lineage)
+        return self.generator.receive_stream(notice, partial(NcclChannel, channels[place], RECEIVER))
+
+    def rest(self) -> None:
+        self.generator.rest()
+
+    def _follow(self, lineage: int) -> None:
         if lineage != self.lineage:
             self.generator.forget()
             self.lineage = lineage
-        return self.generator.receive(weights)
 
 
 class RolloutPool(Pool):
@@ -60,7 +79,8 @@ class RolloutPool(Pool):
     ) -> None:
         limits = Limits(config.timeouts.start, config.timeouts.sync, config.timeouts.generate)
         super().__init__(plan, RolloutWorker, (config, stop_ids, threads), limits, budget, stateless=False)
-        self._weights: ray.ObjectRef | None = None  # kept for engines that join before the next sync
+        self._sleep_level = config.rollout.sleep_level
+        self._offer: Offer | None = None  # kept for engines that join before the next sync
         self._syncs = 0
         self._lineage = 0
         self._reports: list[SyncReport] = []  # of the newest weights
@@ -82,35 +102,72 @@ class RolloutPool(Pool):
         weights = [len(request.prompt.ids) + sampling.max_tokens for request in requests]
         return self.submit(weights, send, self._checked)
 
-    def sync(self, weights: ray.ObjectRef) -> list[SyncReport]:
+    def sync(self, offer: Offer) -> list[SyncReport]:
         """Every engine takes over the weights or is replaced: a generator is never left behind in silence."""
         self._look_around()
-        self._weights, self._reports = weights, []
+        self._offer, self._reports = offer, []
         self._syncs += 1
         self._machine.update(self._syncs, time.monotonic())
+        offer.begin([command.member for command in self._machine.commands if isinstance(command, Sync)])
+        self._carry_out()
+        if sending := offer.send():
+            self._ask(POLICY, SEND, sending, self._sent)
         self._wait(lambda: self._machine.updated)
         return list(self._reports)
 
+    def rest(self) -> None:
+        """Engines free GPU memory for the learners (`rollout.sleep_level`). At level 2 a sync must come before the next
+        answers."""
+        if not self._sleep_level:
+            return
+        self._turn(0.0)
+        limit = self._machine.limits.sync
+        asked = {self._handles[number].rest.remote(): number for number in self._machine.ready}
+        done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=limit)
+        for ref in done:
+            self._hear(Asked(asked[ref], "rest", lambda nothing, now: None), ref)
+        for ref in silent:
+            self._machine.lost(asked[ref], f"not asleep within {limit:g} s", time.monotonic())
+        if self._sleep_level == 2:
+            self._let_go()
+        self._carry_out()
+
     def forget(self) -> None:
         """The learners went back: no engine may sample before the next sync, which may be of an older version."""
-        self._weights, self._reports = None, []
         self._lineage += 1
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """No engine holds any weights until the next sync."""
+        self._offer, self._reports = None, []
         self._machine.update(None, time.monotonic())
 
-    def sync_member(self, handle: Any, version: int) -> ray.ObjectRef:
-        return handle.receive.remote(self._weights, self._lineage)
+    def sync_member(self, number: int, version: int) -> ray.ObjectRef:
+        assert self._offer is not None
+        return self._offer.ask(number, self._handles[number], self._lineage)
+
+    def _sent(self, broken: dict[int, str], now: float) -> None:
+        """Its engines are lost for this or for a reason of their own."""
+        for reason in broken.values():
+            self._budget.events.record("stream_broken", role=self.role, reason=reason)
 
     def synced(self, member: int, version: int, answer: SyncReport) -> None:
         if version == self._syncs:
             self._reports.append(answer)
 
-    def failure(self, what: str, cause: BaseException) -> MedrlError | None:
-        """Weights that no node holds any more are a fault of the policy: no engine could take them over."""
+    def failure(self, what: str, error: RayError) -> MedrlError | None:
+        """Weights that nobody holds any more are a fault of the policy: no engine could take them over. A stream that
+        broke is one of the engine, or of the way to it."""
+        cause = cause_of(error)
+        if what == SYNC and isinstance(cause, WorkerLost):
+            return None
         gone = isinstance(cause, ObjectLostError) and not isinstance(cause, ObjectFetchTimedOutError)
-        if what != SYNC or not gone:
-            return super().failure(what, cause)
+        # A worker's death as the cause of a task's error is that of the worker that should have made its argument.
+        holder_died = isinstance(cause, RayActorError) and (what == SEND or isinstance(error, RayTaskError))
+        if what not in (SYNC, SEND) or not (gone or holder_died):
+            return super().failure(what, error)
         lost = WorkerLost(f"rollout {what} failed: the weights are gone", got=type(cause).__name__,
-                          remedy="the node of the policy's rank 0, which held them, has died; continue with --resume")
+                          remedy="the policy's rank 0, which held them, or its node has died; continue with --resume")
         lost.role, lost.workers = "policy", ("policy 0",)
         return lost
 

@@ -14,7 +14,9 @@ from medrl.errors import WeightSyncError
 from medrl.rollout.base import Generator
 from medrl.types import Completion, Probe, Weights
 from medrl.weight_sync.publisher import make_weights
+from medrl.weight_sync.stream import notice_of
 from tests.contract.generators import MANY, SAMPLING, gap, weights_of
+from tests.unit.weight_sync.channels import loaded_wire
 
 pytestmark = pytest.mark.heavy
 
@@ -39,6 +41,46 @@ def test_full_weights_replace_every_parameter(generator: Generator, load_base: C
         parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
     generator.receive(weights_of(changed, kind="full"))
     assert max(gap(c, changed) for c in generator.generate(MANY, SAMPLING)) < 1e-3
+
+
+def test_full_weights_that_come_as_a_stream_are_those_of_a_payload(
+        generator: Generator, load_base: Callable[[], Any]) -> None:
+    changed = load_base()
+    torch.manual_seed(6)
+    for parameter in changed.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+    payload = weights_of(changed, kind="full")
+    tensors = {name: t for name, t in payload.tensors.items() if name != "lm_head.weight"}  # it is tied
+    weights = make_weights(payload.version, "full", tensors, {}, payload.probe)
+    wire = loaded_wire(tensors)  # names are sorted: not the order of a checkpoint
+    report = generator.receive_stream(notice_of(weights), lambda: wire.receiver)
+    assert report.fingerprint == weights.fingerprint and generator.version == weights.version
+    streamed = generator.generate(MANY, SAMPLING)
+    assert max(gap(c, changed) for c in streamed) < 1e-3
+    generator.receive(payload)
+    assert generator.generate(MANY, SAMPLING) == streamed
+
+
+def test_a_stream_that_is_damaged_leaves_a_generator_that_never_samples(at_base: Generator, base: nn.Module) -> None:
+    tensors = {name: t for name, t in weights_of(base, kind="full").tensors.items() if name != "lm_head.weight"}
+    weights = make_weights(at_base.version + 1, "full", tensors, {}, weights_of(base, kind="full").probe)
+    name = sorted(tensors)[-1]
+    wire = loaded_wire(tensors | {name: tensors[name] * 1.0001})
+    with pytest.raises(WeightSyncError, match="damaged"):
+        at_base.receive_stream(notice_of(weights), lambda: wire.receiver)
+    with pytest.raises(WeightSyncError, match="stale"):
+        at_base.generate(MANY[:1], SAMPLING)
+    at_base.receive(weights_of(base, kind="full"))
+    assert max(gap(c, base) for c in at_base.generate(MANY[::3], SAMPLING)) < 1e-3
+
+
+def test_one_that_rested_answers_as_before(at_base: Generator) -> None:
+    """On a CPU no engine gives up its weights."""
+    before = at_base.generate(MANY, SAMPLING)
+    at_base.rest()
+    at_base.rest()
+    assert at_base.generate(MANY, SAMPLING) == before
+    at_base.rest()
 
 
 def test_zero_b_is_the_base_exactly_after_any_other_version(

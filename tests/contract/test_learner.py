@@ -17,6 +17,7 @@ from medrl.learner.critic import DeepSpeedCritic
 from medrl.learner.engine import init_process
 from medrl.learner.policy import DeepSpeedPolicy
 from medrl.types import Experience
+from medrl.weight_sync.publisher import fingerprint
 from tests.tiny import ppo_values
 
 pytestmark = pytest.mark.heavy
@@ -142,6 +143,24 @@ def test_saved_state_goes_on_exactly_with_its_random_numbers(kind, config, exper
     assert torch.equal(torch.rand(3), drawn)
     assert kind.update(restored, experience, seed=2) == metrics
     np.testing.assert_array_equal(kind.forward(restored, experience), kind.forward(learner, experience))
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_full_weights_are_copied_unless_they_need_not_be(config, experience, stage):
+    """Uncopied they are the parameters themselves below ZeRO 3: equal to the copies, until an update."""
+    learner = DeepSpeedPolicy(config.model_copy(update={
+        "lora": None, "reference": config.reference.model_copy(update={"mode": "dedicated"}),
+        "learner": config.learner.model_copy(update={"zero_stage": stage})}), 10)
+    (kind, copied, _, probe), (_, own, _, same_probe) = (
+        learner.export_weights((5, 17, 300), copied=copied) for copied in (True, False))
+    assert kind == "full" and probe == same_probe and copied.keys() == own.keys()
+    assert all(copied[name].equal(own[name]) and not own[name].requires_grad for name in copied)
+    parameters = {parameter.data_ptr() for parameter in learner.model.parameters() if stage < 3}
+    assert not any(tensor.data_ptr() in parameters for tensor in copied.values())
+    assert all((tensor.data_ptr() in parameters) == (stage < 3) for tensor in own.values())
+    before = fingerprint(copied)
+    Policy.update(learner, experience)
+    assert fingerprint(copied) == before and (fingerprint(own) == before) == (stage == 3)
 
 
 def test_a_directory_without_state_is_refused(kind, config, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from medrl.errors import WorkerLost
+from medrl.workers.offers import StoredOffer
 from tests.integration.processes import struck
 from tests.integration.test_elastic_rollouts import eventually, launched, same
 
@@ -69,10 +70,39 @@ def test_a_node_that_comes_is_used_and_one_that_goes_is_done_without(cluster, ti
         ray.wait([weights], timeout=60, fetch_local=False)
         cluster.remove_node(third, allow_graceful=False)
         with pytest.raises(WorkerLost, match="the weights are gone") as caught:
-            run.workers.rollout.sync(weights)
+            run.workers.rollout.sync(StoredOffer(weights))
         assert caught.value.role == "policy"
         # The first replacement may have been sent to the dead node, before Ray knew: that one is lost too.
         assert {row["worker"].split(" on ")[0] for row in run.events("worker_lost")} == {"rollout 0"}
+
+
+def test_a_node_that_joins_without_the_model_is_refused_and_the_next_one_is_used(
+        cluster, tiny_run: Path, tmp_path: Path) -> None:
+    import ray
+
+    ray.shutdown()
+    ray.init(address=cluster.address, log_to_driver=False,
+             runtime_env={"worker_process_setup_hook": "tests.integration.bare_nodes.install"})
+    with launched(tiny_run, tmp_path / "events.jsonl", rollout={"engine": "hf", "workers": 1, "max_workers": 2},
+                  ray={"labels": {"rollout": ENGINES}}) as run:
+        run.sync(0)
+        before = run.generate()
+        bare = cluster.add_node(num_cpus=1, labels=ENGINES, env_vars={"BARE_NODE": "1"})
+
+        def told(kind: str) -> bool:
+            same(run.generate(), before)
+            return bool(run.events(kind))
+
+        eventually(lambda: told("node_refused"), 120)
+        refused = run.events("node_refused")[0]
+        assert refused["role"] == "rollout" and refused["missing"] == str(tiny_run / "policy")
+        assert f"(node {bare.node_id[:8]})" in refused["node"]
+        for _ in range(5):
+            same(run.generate(), before)
+        cluster.add_node(num_cpus=1, labels=ENGINES)
+        eventually(lambda: told("worker_joined"), 120)
+        assert len(run.sync(1)) == 2
+        assert len(run.events("node_refused")) == 1 and not run.events("worker_lost")
 
 
 def test_engines_that_only_joined_make_room_for_a_scorer(cluster, tiny_run: Path, tmp_path: Path) -> None:

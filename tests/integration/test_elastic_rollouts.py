@@ -47,13 +47,15 @@ class Started:
 
 
 @contextmanager
-def launched(folder: Path, log: Path, **sections: Any) -> Iterator[Started]:
+def launched(
+    folder: Path, log: Path, change: Callable[[PpoConfig], PpoConfig] = lambda config: config, **sections: Any
+) -> Iterator[Started]:
     from medrl.workers.launch import launch_workers
 
     values = {
         "critic": {"init": "policy"}, "algorithm": {"advantage": "rloo"}, "sampling": {"max_tokens": 48},
         "data": {"batch_size": 12, "samples_per_prompt": 2}}
-    config = build_config(PpoConfig, ppo_values(folder, **(values | sections)))
+    config = change(build_config(PpoConfig, ppo_values(folder, **(values | sections))))
     inputs = prepare(config)
     create_run_dir(config, keep=True)  # nodes are asked whether they see it
     with launch_workers(config, inputs.launch, FaultBudget(5, EventLog(log))) as workers:

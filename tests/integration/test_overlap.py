@@ -62,6 +62,9 @@ class Fakes:
         self.version = weights
         return [SyncReport(weights, "", 0.0, 0.0, 0)]
 
+    def rest(self) -> None:
+        return
+
     def logprobs(self, batch_ref) -> Call[np.ndarray]:
         import ray
 

@@ -12,6 +12,10 @@ from medrl.config.ppo import PpoConfig
 from medrl.config.supervised import SftConfig
 from medrl.errors import ConfigError
 
+NCCL = [
+    "rollout.weight_transfer=nccl", "lora=null", "reference.mode=dedicated", "model.dtype=float32",
+    "learner.gpus_per_worker=1", "rollout.gpus_per_worker=1",
+]
 PPO_REFUSALS = [
     (["algorithm.mini_batches=3"], "= 8 must be a multiple of algorithm.mini_batches 3"),
     (["algorithm.mini_batches=8", "learner.workers=2"], "a mini-batch has 1 answers for learner.workers 2"),
@@ -51,6 +55,15 @@ PPO_REFUSALS = [
     (["rollout.max_staleness=1"], "set algorithm.importance to truncate or mask"),
     (["rollout.max_staleness=2"], "max_staleness"),
     (["sampling.top_k=0"], "top_k must be -1 (all) or at least 1, got 0"),
+    (["rollout.weight_transfer=nccl", "learner.gpus_per_worker=1", "rollout.gpus_per_worker=1"], "got lora; set it to"),
+    ([*NCCL, "learner.gpus_per_worker=0"], "got learner.gpus_per_worker 0; set it to object_store"),
+    ([*NCCL, "rollout.gpus_per_worker=0.5"], "got rollout.gpus_per_worker 0.5; set it to object_store"),
+    ([*NCCL, "learner.gpus_per_worker=1.5"], "got learner.gpus_per_worker 1.5; set it to object_store"),
+    ([*NCCL, "rollout.engine=hf"], "got rollout.engine hf; set it to object_store"),
+    (["rollout.sleep_level=1"], "sleep_level 1 needs engine vllm on a GPU, got engine vllm with gpus_per_worker 0"),
+    (["rollout.sleep_level=2", "rollout.engine=hf", "rollout.gpus_per_worker=0.5"], "got engine hf with gpus"),
+    (["rollout={sleep_level: 1, gpus_per_worker: 0.5, max_staleness: 1}"], "set one of the two to 0"),
+    (["rollout.sleep_level=3", "rollout.gpus_per_worker=0.5"], "rollout.sleep_level"),
 ]
 PPO_ALLOWED = [
     ["lora=null", "reference.mode=dedicated", "model.dtype=float32"],
@@ -65,6 +78,10 @@ PPO_ALLOWED = [
     ["critic={mode: shared, init: policy, lora: {rank: 4}, zero_stage: 2, workers: 2}", "learner.workers=2"],
     ["critic={mode: shared}", "algorithm.advantage=reinforce_pp"],  # no critic, so the section is not read
     ["rollout.max_staleness=1", "algorithm.importance=mask"],
+    NCCL,
+    [*NCCL, "learner.gpus_per_worker=2"],
+    ["rollout.sleep_level=1", "rollout.gpus_per_worker=0.5"],
+    ["rollout.sleep_level=2", "rollout.gpus_per_worker=1"],
 ]
 
 

@@ -147,6 +147,20 @@ def test_a_new_member_works_only_once_it_has_the_newest_weights() -> None:
     assert pool.updated and told(pool) == [Joined(1, "rollout 1")]
 
 
+def test_a_member_on_a_wrong_node_is_asked_for_again_and_is_no_loss() -> None:
+    pool = machine(1)
+    pool.grow(2, 0.0)
+    pool.refused(1, 1.0)
+    assert told(pool) == [Spawn(1), Release(1), Spawn(2)]
+    pool.started(1, 2.0)  # what it says is not listened to any more
+    assert pool.ready == [0] and not told(pool)
+    pool.placed(2, "node2", 3.0)
+    pool.started(2, 4.0)
+    assert told(pool) == [Sync(2, 1)]
+    pool.synced(2, 1, 5.0)
+    assert told(pool) == [Joined(2, "rollout 1 on node2")]
+
+
 def test_without_weights_nothing_is_worked_on() -> None:
     pool = machine(1)
     pool.update(None, 0.0)  # the learners went back

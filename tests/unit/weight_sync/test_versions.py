@@ -61,6 +61,20 @@ def test_after_forgetting_an_older_version_may_come() -> None:
     assert gate.version == 2
 
 
+def test_after_its_weights_were_dropped_the_same_version_may_come_but_no_older_one() -> None:
+    gate = gate_at(3)
+    gate.drop()
+    assert gate.version is None
+    with pytest.raises(WeightSyncError, match="stale") as caught:
+        gate.require_fresh()
+    assert "slept" in caught.value.got
+    with pytest.raises(WeightSyncError, match="older"), gate.change_to(2):
+        pytest.fail("the block of a refused version must not run")
+    with gate.change_to(3):
+        pass
+    assert gate.version == 3
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans())))
 def test_what_it_says_is_the_newest_whole_take_over_or_nothing(changes: list[tuple[int, bool]]) -> None:
     gate, newest, expected = VersionGate(), -1, None
