@@ -15,7 +15,7 @@ from medrl.workers.offers import StreamedOffer
 from tests.integration.processes import struck
 from tests.integration.test_elastic_rollouts import Started, eventually, launched, same
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -23,7 +23,8 @@ def ray_with_fake_nccl() -> Iterator[None]:
     import ray
 
     ray.init(address="local", num_cpus=12, include_dashboard=False, log_to_driver=False,
-             runtime_env={"worker_process_setup_hook": "tests.integration.socket_channels.install"})
+             runtime_env={"worker_process_setup_hook": "tests.integration.socket_channels.install",
+                          "env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}})
     yield
     ray.shutdown()
 

@@ -41,7 +41,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left")
-    fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% if not loop.last %} {% endif %}{% endfor %}"
+    fast.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}<end>"
+        "{% else %}{{ m['content'] }}{% endif %}{% endfor %}")
     return fast
 
 
