@@ -23,6 +23,7 @@ from medrl.lora.reference import ReferenceSpec, attach_reference, reference_acti
 from medrl.lora.reference_proofs import canary_batch, check_policy_start, check_reference_canary
 from medrl.lora.wrap import expert_tensors, wrap
 from medrl.models.forward import policy_forward
+from medrl.models.head import logits_finish
 from medrl.models.loading import load_causal_lm, load_tokenizer
 from medrl.types import Experience, Probe, RolloutBatch
 
@@ -60,7 +61,8 @@ class DeepSpeedPolicy:
             check_policy_start(torch.from_numpy(start), torch.from_numpy(reference))
 
     def describe(self) -> dict[str, Any]:
-        return self.engine.describe() | {"trainable": self.trainable_rows}
+        logits = "in chunks" if logits_finish(self.engine.deepspeed) else "whole"
+        return self.engine.describe() | {"logits": logits, "trainable": self.trainable_rows}
 
     def manifest(self) -> list[dict]:
         return self.trainable_rows
