@@ -41,6 +41,8 @@ PPO_REFUSALS = [
     (["reward.sources=[{name: a, url: 'https://gold/score?key=s3cret'}]"], "no user, password, query or fragment"),
     (["reward.sources=[{name: a, url: 'https://gold/score'}]"], "set critic.init: policy"),
     (["reward.sources=[{name: a, function: score}]"], "must look like module:function, got 'score'"),
+    (["learner.micro_batch_tokens=383"], "learner.micro_batch_tokens 383 is less than one prompt and answer may have"),
+    (["critic.micro_batch_tokens=383"], "critic.micro_batch_tokens 383 is less than"),
     (["sampling.top_k=0"], "top_k must be -1 (all) or at least 1, got 0"),
 ]
 PPO_ALLOWED = [
@@ -53,6 +55,7 @@ PPO_ALLOWED = [
     ["reward.sources=[{name: f, function: 'rules:score'}]", "critic.init=policy"],
     ["reward.sources=[{name: g, url: 'https://gold:8443/score', http: {api_key_env: KEY}}]", "critic.init=policy"],
     ["learner.workers=4"],
+    ["learner.micro_batch_tokens=384", "critic.micro_batch_tokens=1000"],
 ]
 
 
