@@ -113,15 +113,16 @@ def _batch_table(config: PpoConfig) -> Table:
     a, answers = config.algorithm, config.answers_per_step
     per_mini = answers // a.mini_batches
     per_rank = -(-per_mini // config.learner.workers)
+    limits = config.learner
+    micro = f"{-(-per_rank // limits.micro_batch_size)} of up to {limits.micro_batch_size}"
+    if limits.micro_batch_tokens:
+        micro = f"at least {micro}, each of up to {limits.micro_batch_tokens:,} tokens"
     table = Table("quantity", "value", title="batch arithmetic")
     for name, value in (
         ("answers a step", f"{config.data.batch_size} prompts × {config.data.samples_per_prompt} = {answers}"),
         ("optimizer steps a step", f"{a.epochs} epochs × {a.mini_batches} mini-batches = {a.epochs * a.mini_batches}"),
-        ("answers a mini-batch", f"{per_mini} ({per_rank} on each of {config.learner.workers} ranks)"),
-        (
-            "micro-batches a mini-batch and rank",
-            f"{-(-per_rank // config.learner.micro_batch_size)} of up to {config.learner.micro_batch_size}",
-        ),
+        ("answers a mini-batch", f"{per_mini} (about {per_rank} on each of {limits.workers} ranks, by their tokens)"),
+        ("micro-batches a mini-batch and rank", micro),
         ("optimizer steps in all", f"{config.steps * a.epochs * a.mini_batches:,}"),
     ):
         table.add_row(name, value)

@@ -1,20 +1,22 @@
-"""Log-probabilities and entropy of the tempered next-token distribution, from logits.
+"""Log-probabilities and entropy of the tempered next-token distribution, from logits, in one pass.
 
-The vocabulary axis is worked through in chunks of positions, recomputed in the backward pass: beside the logits and
-their gradient, memory holds the float32 copy of one chunk.
+Positions are worked through in blocks that stay in a CPU's cache. Beside the logits and their gradient, memory holds
+the float32 copy of one block; the backward pass is written out, so nothing of the size of the logits is saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from medrl.algo.masking import at_least_float32
 
-_CHUNK_ELEMENTS = 1 << 24  # 64 MiB of float32
+_BLOCK_ELEMENTS = {"cpu": 1 << 18}  # 1 MiB of float32
+_LARGE_BLOCK = 1 << 24  # 64 MiB: elsewhere each kernel costs a launch
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
@@ -22,29 +24,70 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor
 
     Ziegler 2019. top-p and top-k do not enter.
     """
-
-    def chosen(chunk: Tensor, drawn: Tensor) -> Tensor:
-        scaled = at_least_float32(chunk) / temperature
-        return scaled.gather(-1, drawn.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
-
-    return _chunked(chosen, logits, tokens)
+    return _Chosen.apply(logits, tokens, temperature, False)[0]
 
 
-def token_entropy(logits: Tensor, temperature: float) -> Tensor:
-    """−Σ_v p_v log p_v in nats of the tempered distributions: [N, V] → [N], at least float32.
+def token_stats(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """`token_logprobs`, and −Σ_v p_v log p_v in nats of the same distributions: [N, V] → [N], [N].
 
-    Schulman 2017, eq. 9 (the entropy bonus), of the same scaled logits as `token_logprobs`.
+    Schulman 2017, eq. 9 (the entropy bonus).
+    """
+    return _Chosen.apply(logits, tokens, temperature, True)
+
+
+class _Chosen(torch.autograd.Function):
+    """(log p of the chosen tokens, entropies or zeros).
+
+    With z = logits / τ, log p_v = z_v − logsumexp(z) and H = −Σ p·log p:
+    ∂ log p_c / ∂z_v = [v = c] − p_v and ∂H / ∂z_v = −p_v · (log p_v + H).
     """
 
-    def entropy(chunk: Tensor) -> Tensor:
-        logp = (at_least_float32(chunk) / temperature).log_softmax(-1)
-        return -(logp.exp() * logp).sum(-1)
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
+        dtype = at_least_float32(logits[:0]).dtype
+        logprobs, entropies, normalizers = torch.zeros((3, len(logits)), dtype=dtype, device=logits.device)
+        for rows in _blocks(logits):
+            scaled = _scaled(logits[rows], temperature)
+            largest = scaled.amax(-1, keepdim=True)
+            shifted = scaled - largest
+            chosen = shifted.gather(-1, tokens[rows, None]).squeeze(-1)
+            weights = shifted.exp()
+            total = weights.sum(-1)
+            log_total = total.log()
+            logprobs[rows] = chosen - log_total
+            normalizers[rows] = largest.squeeze(-1) + log_total
+            if entropy:
+                entropies[rows] = log_total - weights.mul_(shifted).sum(-1) / total
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logits, tokens, normalizers, entropies)
+        return logprobs, entropies
 
-    return _chunked(entropy, logits)
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, of_logprobs: Tensor | None, of_entropies: Tensor | None
+    ) -> tuple[Tensor, None, None, None]:
+        logits, tokens, normalizers, entropies = ctx.saved_tensors
+        of_chosen = torch.zeros_like(normalizers) if of_logprobs is None else of_logprobs / ctx.temperature
+        result = torch.empty_like(logits)
+        for rows in _blocks(logits):
+            logp = _scaled(logits[rows], ctx.temperature) - normalizers[rows, None]
+            chosen, p = of_chosen[rows, None], logp.exp()
+            if of_entropies is None:
+                p.mul_(-chosen)
+            else:
+                slope = of_entropies[rows, None] / ctx.temperature
+                p.mul_(logp.add_(entropies[rows, None]).mul_(slope).add_(chosen).neg_())
+            result[rows] = p.scatter_add_(-1, tokens[rows, None], chosen)
+        return result, None, None, None
 
 
-def _chunked(function: Callable[..., Tensor], logits: Tensor, *per_position: Tensor) -> Tensor:
-    """`function` over chunks of positions."""
-    size = max(1, _CHUNK_ELEMENTS // logits.shape[-1])
-    chunks = zip(*(x.split(size) for x in (logits, *per_position)), strict=True)
-    return torch.cat([checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks])
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    logits = at_least_float32(logits)
+    return logits if temperature == 1 else logits / temperature
+
+
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    size = max(1, _BLOCK_ELEMENTS.get(logits.device.type, _LARGE_BLOCK) // logits.shape[-1])
+    return (slice(start, start + size) for start in range(0, len(logits), size))

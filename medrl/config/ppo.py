@@ -75,6 +75,9 @@ class LearnerConfig(StrictModel):
     workers: int = Field(default=1, ge=1, description="data-parallel ranks (DeepSpeed)")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage")
     micro_batch_size: int = Field(default=16, ge=1, description="sequences per forward pass on one rank")
+    micro_batch_tokens: int | None = Field(
+        default=None, ge=1, description="at most so many tokens in one, padding included; null: no such limit"
+    )
     gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
     optimizer: OptimizerConfig = OptimizerConfig()
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs reserved for each rank")
@@ -268,6 +271,11 @@ class PpoConfig(TrackedConfig):
         if self.has_critic:
             trained["critic"] = (self.critic, self.critic.lora)
         for role, (learner, lora) in trained.items():
+            if learner.micro_batch_tokens is not None and learner.micro_batch_tokens < self.max_model_len:
+                raise ValueError(
+                    f"{role}.micro_batch_tokens {learner.micro_batch_tokens} is less than one prompt and answer may "
+                    f"have, {self.max_model_len} tokens; raise it, or lower sampling.max_tokens"
+                )
             if self.model.dtype == "bfloat16" and lora is None and learner.zero_stage < 2:
                 raise ValueError(
                     f"full training in bfloat16 needs {role}.zero_stage 2 or 3 (DeepSpeed keeps float32 master weights "

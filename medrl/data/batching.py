@@ -29,10 +29,19 @@ def collate(completions: Sequence[Completion], pad_id: int) -> RolloutBatch:
     return RolloutBatch(ids, attention_mask, response_mask, logprobs, ended)
 
 
-def micro_batches(lengths: Sequence[int] | np.ndarray, size: int) -> list[np.ndarray]:
-    """Row numbers in groups of at most `size`, rows of like length together so that little is padding.
+def micro_batches(
+    lengths: Sequence[int] | np.ndarray, max_rows: int, max_tokens: int | None = None
+) -> list[np.ndarray]:
+    """Row numbers in groups of at most `max_rows` rows and at most `max_tokens` tokens, padding included.
 
-    Every row is in exactly one group; the longest come first, so that too large a `size` fails at once.
+    Every row is in exactly one group, rows of like length together so that little is padding; a row longer than
+    `max_tokens` is alone. The longest come first, so that too large a group fails at once.
     """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    groups, start = [], 0
+    while start < len(order):
+        fitting = max_rows if max_tokens is None else min(max_rows, max_tokens // lengths[order[start]])
+        groups.append(order[start : start + max(1, fitting)])
+        start += len(groups[-1])
+    return groups

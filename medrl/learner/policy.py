@@ -23,6 +23,7 @@ from medrl.lora.reference import ReferenceSpec, attach_reference, reference_acti
 from medrl.lora.reference_proofs import canary_batch, check_policy_start, check_reference_canary
 from medrl.lora.wrap import expert_tensors, wrap
 from medrl.models.forward import policy_forward
+from medrl.models.head import logits_finish
 from medrl.models.loading import load_causal_lm, load_tokenizer
 from medrl.models.sharing import storage_bytes
 from medrl.types import Experience, Probe, RolloutBatch
@@ -61,7 +62,8 @@ class DeepSpeedPolicy:
             check_policy_start(torch.from_numpy(start), torch.from_numpy(reference))
 
     def describe(self) -> dict[str, Any]:
-        facts = {"trainable": self.trainable_rows, "parameter_bytes": storage_bytes(self.model)}
+        logits = "in chunks" if logits_finish(self.engine.deepspeed) else "whole"
+        facts = {"logits": logits, "trainable": self.trainable_rows, "parameter_bytes": storage_bytes(self.model)}
         return self.engine.describe() | facts
 
     def manifest(self) -> list[dict]:

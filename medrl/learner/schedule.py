@@ -22,6 +22,21 @@ def rank_rows(rows: np.ndarray, rank: int, world: int) -> np.ndarray:
     return np.array_split(rows, world)[rank]
 
 
+def rank_shares(lengths: np.ndarray, world: int) -> list[np.ndarray]:
+    """Rows 0 … n − 1 of a mini-batch dealt to the ranks by their tokens: the longest first, each to who has fewest.
+
+    The ranks' tokens differ by no more than the longest row, and no rank is left without rows while there are enough
+    (Graham 1969, longest processing time first).
+    """
+    shares: list[list[int]] = [[] for _ in range(world)]
+    tokens = np.zeros(world, dtype=np.int64)
+    for row in np.argsort(-lengths, kind="stable").tolist():
+        rank = int(tokens.argmin())
+        shares[rank].append(row)
+        tokens[rank] += lengths[row]
+    return [np.array(share, dtype=np.int64) for share in shares]
+
+
 def lr_factor(schedule: Literal["linear", "constant"], warmup: int, total: int) -> Callable[[int], float]:
     """Factor of the peak learning rate at optimizer step 0, 1, …: linear warm-up, then linear decay to 0 or none.
 

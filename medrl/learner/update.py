@@ -15,7 +15,7 @@ from medrl.config.ppo import PpoConfig
 from medrl.data.batching import micro_batches
 from medrl.errors import TrainingError
 from medrl.learner.engine import TrainEngine
-from medrl.learner.schedule import minibatch_schedule, rank_rows
+from medrl.learner.schedule import minibatch_schedule, rank_shares
 from medrl.types import Experience, RolloutBatch
 
 MicroLoss = Callable[[Experience, Tensor], tuple[Tensor, dict[str, float]]]
@@ -32,7 +32,8 @@ def forward_rows(
     engine: TrainEngine, batch: RolloutBatch, forward: Callable[[RolloutBatch], tuple[Tensor, ...]]
 ) -> tuple[np.ndarray, ...]:
     """`forward`'s results [b, t] and [b] for all rows of the batch, in row order, computed in micro-batches."""
-    groups = micro_batches(batch.attention_mask.sum(1), engine.config.micro_batch_size)
+    limits = engine.config
+    groups = micro_batches(batch.attention_mask.sum(1), limits.micro_batch_size, limits.micro_batch_tokens)
     idle = max(1, engine.most_over_ranks(len(groups))) - len(groups)  # ranks of ZeRO 3 run as many passes each
     results = [tuple(result.cpu().float().numpy() for result in forward(batch.rows(group))) for group in groups]
     examples = results[:1] + [forward(_stand_in()) for _ in range(idle)]
@@ -88,18 +89,22 @@ def _accumulate(
 ) -> dict[str, float]:
     """Gradients of this rank's share of one mini-batch, and its sums.
 
-    The weights are those of the whole mini-batch, so that shares and micro-batches add up. Ranks with fewer
-    micro-batches run rows of weight 0 to stay in step with the collectives of ZeRO 2 and 3.
+    The weights are those of the whole mini-batch, so that shares and micro-batches add up. Every rank knows the shares
+    of all; ranks with fewer micro-batches run a row of weight 0 to stay in step with the collectives of ZeRO.
     """
-    size = engine.config.micro_batch_size
+    limits = engine.config
     mask = torch.from_numpy(experience.response_mask[rows])
     weights = token_weights(mask, config.algorithm.aggregation, config.sampling.max_tokens)
-    own = rank_rows(np.arange(len(rows)), engine.rank, engine.world)
-    largest_share = -(-len(rows) // engine.world)
-    lengths = experience.attention_mask[rows[own]].sum(1)
-    groups = [own[group] for group in micro_batches(lengths, size)]
-    work = [(rows[group], weights[group]) for group in groups]
-    work += [(rows[:1], torch.zeros_like(weights[:1]))] * (-(-largest_share // size) - len(groups))
+    lengths = experience.attention_mask[rows].sum(1)
+    cuts = [
+        [share[group] for group in micro_batches(lengths[share], limits.micro_batch_size, limits.micro_batch_tokens)]
+        for share in rank_shares(lengths, engine.world)
+    ]
+    work = [(rows[group], weights[group]) for group in cuts[engine.rank]]
+    if limits.zero_stage:
+        shortest = [lengths.argmin()]
+        idle = max(map(len, cuts)) - len(work)
+        work += [(rows[shortest], torch.zeros_like(weights[shortest]))] * idle
     parts = []
     for index, row_weights in work:
         part = experience.rows(index)

@@ -6,15 +6,14 @@ ratio of the first mini-batch is not 1 and the KL to an equal reference not 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medrl.algo.logprobs import token_entropy, token_logprobs
+from medrl.algo.logprobs import token_logprobs, token_stats
 from medrl.algo.masking import position_ids
+from medrl.models.head import over_logits
 from medrl.models.scalar_head import last_token_scores
 
 
@@ -35,34 +34,21 @@ def policy_forward(
     response = response_mask.bool()
     predicted = torch.cat([torch.zeros_like(response[:, :1]), response[:, 1:]], dim=1)
     predicting = predicted.roll(-1, dims=1)  # the logits at position i predict token i + 1
-    with head_only_at(model, predicting):
-        logits = model(
-            input_ids=ids, attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask),
-            use_cache=False,
-        ).logits
-    if logits.ndim == 3:  # this model does not call its output head as a module
-        logits = logits[predicting]
+    inputs = {
+        "input_ids": ids, "attention_mask": attention_mask.long(), "position_ids": position_ids(attention_mask),
+        "use_cache": False,
+    }
 
-    def placed(values: Tensor) -> Tensor:
-        return torch.zeros(ids.shape, dtype=values.dtype, device=values.device).masked_scatter(predicted, values)
+    def of_logits(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        if entropy:
+            return token_stats(logits, tokens, temperature)
+        return (token_logprobs(logits, tokens, temperature),)
 
-    logprobs = placed(token_logprobs(logits, ids[predicted], temperature))
-    return logprobs, placed(token_entropy(logits, temperature)) if entropy else None
-
-
-@contextmanager
-def head_only_at(model: Any, positions: Tensor) -> Iterator[None]:
-    """In this block the output head sees only the hidden states at `positions` [B, T]: logits [B, T, V] → [N, V]."""
-    module = model.module if hasattr(model, "module") else model  # within a DeepSpeed engine
-
-    def select(_head: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (arguments[0][positions], *arguments[1:])
-
-    hook = module.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        hook.remove()
+    logprobs, *entropies = (
+        torch.zeros(ids.shape, dtype=values.dtype, device=values.device).masked_scatter(predicted, values)
+        for values in over_logits(model, inputs, predicting, ids[predicted], of_logits)
+    )
+    return logprobs, entropies[0] if entropy else None
 
 
 def value_forward(model: Any, ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:

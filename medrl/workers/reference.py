@@ -53,7 +53,8 @@ class ReferenceWorker(PoolWorker):
         from medrl.models.forward import policy_forward
 
         out = np.zeros(share.ids.shape, np.float32)
-        for rows in micro_batches(share.attention_mask.sum(1), self.config.learner.micro_batch_size):
+        limits = self.config.learner
+        for rows in micro_batches(share.attention_mask.sum(1), limits.micro_batch_size, limits.micro_batch_tokens):
             part = share.rows(rows)
             ids, mask, response = (
                 torch.tensor(x, device=self.device) for x in (part.ids, part.attention_mask, part.response_mask)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from medrl.models import head
 from medrl.types import Experience
 from tests.tiny import ppo_values
 
@@ -168,6 +169,8 @@ def guard(make_config, experience, on_policy):
         config = make_config(algorithm={"target_kl": TARGET_KL}, **shape)
         broken = replace(experience, advantages=np.where(experience.response_mask, np.nan, 0).astype(np.float32))
         parameters, good = ("parameters", ()), ("update", (on_policy, 0.1, 3))
+        few, all_at_once = ("chunk_elements", (3 * VOCABULARY,)), ("chunk_elements", (head.CHUNK_ELEMENTS,))
+        chunked = [few, ("logprobs", (experience,)), ("update", (experience, 0.1, 3)), parameters, all_at_once]
         half = [("logprobs", (experience,)), ("ref_logprobs", (experience,)), good, parameters]
         return {
             "undisturbed": ("policy", config, [good, parameters]),
@@ -177,6 +180,8 @@ def guard(make_config, experience, on_policy):
             "canary": ("policy", make_config(algorithm={"epochs": 1, "mini_batches": 1}, **shape),
                        [("reference_canary", ()), *[("update", (experience, 0.1, 3))] * 10, ("reference_canary", ())]),
             "checkpointed": ("policy", make_config(gradient_checkpointing=True, **shape), [good, parameters]),
+            "chunked-policy": ("policy", make_config(**shape), chunked),
+            "chunked-full": ("policy", make_config(lora=False, **shape), chunked),
             "half": ("policy", make_config(dtype="bfloat16", **shape), half),
             "half-full": ("policy", make_config(dtype="bfloat16", lora=False, **shape), [parameters, good, parameters]),
         }

@@ -1,7 +1,8 @@
 """One rank of a learner group, as a process of its own: `python rank.py JOB.pickle RANK WORLD PORT OUT.pickle`.
 
 The job is a dict of tasks (role, config, calls), a call being (method, arguments); the method "parameters" answers
-with whole copies of the trainable parameters. An error of medrl's that a task raises is its result.
+with whole copies of the trainable parameters, "chunk_elements" sets how many logits exist at a time from then on. An
+error of medrl's that a task raises is its result.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from medrl.errors import MedrlError
 from medrl.learner.critic import DeepSpeedCritic
 from medrl.learner.engine import init_process
 from medrl.learner.policy import DeepSpeedPolicy
+from medrl.models import head
 
 LEARNERS = {"policy": DeepSpeedPolicy, "critic": DeepSpeedCritic}
 TOTAL_UPDATES = 100
@@ -32,6 +34,8 @@ def parameters(learner) -> dict[str, torch.Tensor]:
 def answer(learner, method: str, arguments: tuple):
     if method == "parameters":
         return parameters(learner)
+    if method == "chunk_elements":
+        return setattr(head, "CHUNK_ELEMENTS", *arguments)
     try:
         return getattr(learner, method)(*arguments)
     except MedrlError as error:

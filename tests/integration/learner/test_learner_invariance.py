@@ -55,6 +55,19 @@ def test_recomputed_activations_change_nothing(two_ranks, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("task", ["policy", "full"])
+def test_chunks_of_logits_change_nothing(two_ranks, task, stage):
+    """Also where ranks have different numbers of positions, and the head is partitioned between them (ZeRO 3)."""
+    for rank in two_ranks:
+        before, outputs, metrics, after = rank[f"{stage}-{task}"][:4]
+        _, other_outputs, other_metrics, other_after, _ = rank[f"{stage}-chunked-{task}"]
+        np.testing.assert_allclose(other_outputs, outputs, atol=2e-6)
+        assert distance(other_after, after) <= 1e-5 * size(after)
+        assert distance(other_after, after) <= 1e-3 * distance(after, before)
+        assert other_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_what_is_not_finite_stops_all_ranks_before_parameters_change(two_ranks, stage):
     for rank in two_ranks:
         start, loss_error, after_loss, *_, before_norm, norm_error, after_norm = rank[f"{stage}-disturbed"]

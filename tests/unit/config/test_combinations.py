@@ -54,6 +54,8 @@ PPO_REFUSALS = [
     (["critic={mode: shared, init: policy, lora: {}, workers: 2}"], "critic.workers 2 cannot be"),
     (["rollout.max_staleness=1"], "set algorithm.importance to truncate or mask"),
     (["rollout.max_staleness=2"], "max_staleness"),
+    (["learner.micro_batch_tokens=383"], "learner.micro_batch_tokens 383 is less than one prompt and answer may have"),
+    (["critic.micro_batch_tokens=383"], "critic.micro_batch_tokens 383 is less than"),
     (["sampling.top_k=0"], "top_k must be -1 (all) or at least 1, got 0"),
     (["rollout.weight_transfer=nccl", "learner.gpus_per_worker=1", "rollout.gpus_per_worker=1"], "got lora; set it to"),
     ([*NCCL, "learner.gpus_per_worker=0"], "got learner.gpus_per_worker 0; set it to object_store"),
@@ -82,6 +84,7 @@ PPO_ALLOWED = [
     [*NCCL, "learner.gpus_per_worker=2"],
     ["rollout.sleep_level=1", "rollout.gpus_per_worker=0.5"],
     ["rollout.sleep_level=2", "rollout.gpus_per_worker=1"],
+    ["learner.micro_batch_tokens=384", "critic.micro_batch_tokens=1000"],
 ]
 
 

@@ -33,6 +33,19 @@ def test_micro_batches_share_out_every_row_once(lengths, size):
     assert taken == sorted(lengths, reverse=True)
 
 
+@given(lengths=st.lists(st.integers(1, 50)), rows=st.integers(1, 7), spare=st.integers(0, 100))
+def test_micro_batches_keep_to_their_tokens_and_waste_no_room(lengths, rows, spare):
+    tokens = max(lengths, default=1) + spare
+    groups = [[lengths[i] for i in group] for group in micro_batches(lengths, rows, tokens)]
+    assert sorted(length for group in groups for length in group) == sorted(lengths)
+    assert all(len(group) <= rows and len(group) * max(group) <= tokens for group in groups)
+    assert all(len(group) == rows or (len(group) + 1) * max(group) > tokens for group in groups[:-1])
+
+
+def test_a_row_longer_than_the_tokens_of_a_micro_batch_is_alone():
+    assert [g.tolist() for g in micro_batches([3, 9, 2, 4], 8, 8)] == [[1], [3, 0], [2]]
+
+
 def test_micro_batches_are_deterministic_for_equal_lengths():
     assert [g.tolist() for g in micro_batches([5, 5, 9, 5], 2)] == [[2, 0], [1, 3]]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrl.learner.schedule import lr_factor, minibatch_schedule, rank_rows
+from medrl.learner.schedule import lr_factor, minibatch_schedule, rank_rows, rank_shares
 
 sizes = st.integers(1, 40)
 
@@ -36,7 +36,20 @@ def test_ranks_share_out_the_rows_in_order(rows, world):
     assert np.concatenate(shares).tolist() == rows
     lengths = [len(share) for share in shares]
     assert max(lengths) - min(lengths) <= 1
-    assert lengths == sorted(lengths, reverse=True)  # rank 0 has the largest: it tells how many micro-batches there are
+
+
+@given(lengths=st.lists(st.integers(1, 99), min_size=1, max_size=40), world=st.integers(1, 9))
+def test_ranks_get_about_the_same_number_of_tokens(lengths, world):
+    shares = rank_shares(np.array(lengths), world)
+    assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
+    tokens = [sum(lengths[row] for row in share) for share in shares]
+    assert max(tokens) - min(tokens) <= max(lengths)
+    assert len(lengths) < world or all(len(share) for share in shares)
+
+
+def test_rows_are_dealt_by_hand():
+    shares = rank_shares(np.array([3, 9, 4, 4, 1]), 2)
+    assert [share.tolist() for share in shares] == [[1, 4], [2, 3, 0]]
 
 
 def test_linear_schedule_by_hand():
