@@ -14,7 +14,7 @@ from tests.conformance.service import VARIABLE, Service, tiny_service
 collect_ignore = [] if VARIABLE in os.environ else ["clients"]  # these need packages that medrl does not
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     if VARIABLE in os.environ:
         yield Service(**json.loads(os.environ[VARIABLE]))
@@ -23,6 +23,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             yield running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def client(service: Service) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{service.url}/v1", api_key=service.key, max_retries=0, timeout=120)
