@@ -80,8 +80,8 @@ class LearnerConfig(StrictModel):
     )
     packing: bool = Field(
         default=False,
-        description="the sequences of a micro-batch one after the other in one row, without padding (refused where they "
-        "would see each other); worth it with flash attention",
+        description="the sequences of a micro-batch as one row without padding; refused where they would see each "
+        "other; pays with flash attention",
     )
     gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -23,8 +23,8 @@ MicroLoss = Callable[[Experience, Tensor], tuple[Tensor, dict[str, float]]]
 
 
 def tensors(rows: RolloutBatch, device: torch.device, *names: str) -> list[Tensor]:
-    """Copies of the named fields on the device: arrays from Ray's object store are read-only."""
-    return [torch.tensor(getattr(rows, name), device=device) for name in names]
+    """The named fields on the device. `rows`: what `RolloutBatch.rows` took, for Ray's own arrays are read-only."""
+    return [torch.from_numpy(getattr(rows, name)).to(device) for name in names]
 
 
 @torch.no_grad()
