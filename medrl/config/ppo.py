@@ -78,6 +78,11 @@ class LearnerConfig(StrictModel):
     micro_batch_tokens: int | None = Field(
         default=None, ge=1, description="at most so many tokens in one, padding included; null: no such limit"
     )
+    packing: bool = Field(
+        default=False,
+        description="the sequences of a micro-batch as one row without padding; refused where they would see each "
+        "other; pays with flash attention",
+    )
     gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
     optimizer: OptimizerConfig = OptimizerConfig()
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs reserved for each rank")

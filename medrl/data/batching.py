@@ -30,18 +30,21 @@ def collate(completions: Sequence[Completion], pad_id: int) -> RolloutBatch:
 
 
 def micro_batches(
-    lengths: Sequence[int] | np.ndarray, max_rows: int, max_tokens: int | None = None
+    lengths: Sequence[int] | np.ndarray, max_rows: int, max_tokens: int | None = None, *, padded: bool = True
 ) -> list[np.ndarray]:
-    """Row numbers in groups of at most `max_rows` rows and at most `max_tokens` tokens, padding included.
+    """Row numbers in groups of at most `max_rows` rows and at most `max_tokens` tokens, padding included if `padded`.
 
     Every row is in exactly one group, rows of like length together so that little is padding; a row longer than
     `max_tokens` is alone. The longest come first, so that too large a group fails at once.
     """
-    lengths = np.asarray(lengths)
-    order = np.argsort(-lengths, kind="stable")
-    groups, start = [], 0
-    while start < len(order):
-        fitting = max_rows if max_tokens is None else min(max_rows, max_tokens // lengths[order[start]])
-        groups.append(order[start : start + max(1, fitting)])
-        start += len(groups[-1])
-    return groups
+    groups: list[list[int]] = []
+    tokens = 0
+    for row in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        group = groups[-1] if groups else []
+        tokens = (len(group) + 1) * lengths[group[0]] if padded and group else tokens + lengths[row]
+        if not group or len(group) == max_rows or (max_tokens is not None and tokens > max_tokens):
+            groups.append([row])
+            tokens = lengths[row]
+        else:
+            group.append(row)
+    return [np.array(group) for group in groups]

@@ -21,7 +21,9 @@ from medrl.lora.manifest import check_manifest, manifest
 from medrl.lora.wrap import wrap
 from medrl.models.export import load_calibration
 from medrl.models.forward import value_forward
+from medrl.models.head import head_input
 from medrl.models.loading import load_tokenizer
+from medrl.models.packing import check_packing
 from medrl.models.scalar_head import ScalarModel
 from medrl.models.sharing import share_weights, storage_bytes
 from medrl.types import Experience, RolloutBatch
@@ -50,6 +52,9 @@ class DeepSpeedCritic:
         self.model = model
         shared = [policy] if policy is not None else []
         self.parameter_bytes = storage_bytes(model, *shared) - storage_bytes(*shared)
+        if config.critic.packing:
+            check_packing(self._apart, model.config.get_text_config().vocab_size, dtype=config.model.dtype,
+                          setting="critic.packing", model=type(model.config).__name__)
 
     def describe(self) -> dict[str, Any]:
         facts = {"trainable": self.trainable_rows, "parameter_bytes": self.parameter_bytes}
@@ -72,7 +77,14 @@ class DeepSpeedCritic:
 
     def _forward(self, rows: RolloutBatch) -> tuple[Tensor, Tensor]:
         ids, real, response = tensors(rows, self.engine.device, "ids", "attention_mask", "response_mask")
-        return value_forward(self.engine.deepspeed, ids, real, response)
+        return value_forward(self.engine.deepspeed, ids, real, response, packed=self.config.critic.packing)
+
+    def _apart(self, ids: Tensor, real: Tensor, packed: bool) -> Tensor:
+        """Hidden states of all real tokens, for `check_packing`: a new head's values are all 0."""
+        ids, real = ids.to(self.engine.device), real.to(self.engine.device)
+        with head_input(self.model.head, lambda hidden: hidden) as seen:
+            value_forward(self.engine.deepspeed, ids, real, real, packed=packed)
+        return seen[0].flatten(0, 1) if packed else seen[0][real]
 
     def _loss(self, rows: Experience, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Σ weights · clipped squared error."""

@@ -64,7 +64,7 @@ class TrainEngine:
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
             trainable, lr=settings.lr, betas=(settings.betas[0], settings.betas[1]), eps=settings.eps,
-            weight_decay=settings.weight_decay,
+            weight_decay=settings.weight_decay, fused=True,
         )
         scheduler = LambdaLR(optimizer, lr_factor(settings.schedule, settings.warmup_steps, total_updates))
         initialize: Any = deepspeed.initialize  # annotated more narrowly than what it takes

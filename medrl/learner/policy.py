@@ -25,6 +25,7 @@ from medrl.lora.wrap import expert_tensors, wrap
 from medrl.models.forward import policy_forward
 from medrl.models.head import logits_finish
 from medrl.models.loading import load_causal_lm, load_tokenizer
+from medrl.models.packing import check_packing
 from medrl.models.sharing import storage_bytes
 from medrl.types import Experience, Probe, RolloutBatch
 
@@ -56,7 +57,11 @@ class DeepSpeedPolicy:
         self.trainable_rows = manifest(model)
         self.engine = TrainEngine(model, config.learner, total_updates, precision_of(config.model, config.lora))
         self.model = model
-        self.canary = canary_batch(model.config.get_text_config().vocab_size)
+        vocabulary = model.config.get_text_config().vocab_size
+        if config.learner.packing:
+            check_packing(self._apart, vocabulary, dtype=config.model.dtype, setting="learner.packing",
+                          model=type(model.config).__name__)
+        self.canary = canary_batch(vocabulary)
         if self.reference and inside:
             start, reference = self.logprobs(self.canary), self.ref_logprobs(self.canary)
             check_policy_start(torch.from_numpy(start), torch.from_numpy(reference))
@@ -127,7 +132,13 @@ class DeepSpeedPolicy:
 
     def _forward(self, rows: RolloutBatch, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
         ids, real, response = tensors(rows, self.engine.device, "ids", "attention_mask", "response_mask")
-        return policy_forward(self.engine.deepspeed, ids, real, response, self.config.sampling.temperature, entropy)
+        temperature, packed = self.config.sampling.temperature, self.config.learner.packing
+        return policy_forward(self.engine.deepspeed, ids, real, response, temperature, entropy, packed=packed)
+
+    def _apart(self, ids: Tensor, real: Tensor, packed: bool) -> Tensor:
+        """Log-probs of all real tokens, for `check_packing`."""
+        ids, real = ids.to(self.engine.device), real.to(self.engine.device)
+        return policy_forward(self.engine.deepspeed, ids, real, real, 1.0, False, packed=packed)[0][real]
 
     def _loss(self, rows: Experience, weights: Tensor, kl_coef: float) -> tuple[Tensor, dict[str, float]]:
         """Σ weights · (clipped surrogate − c·entropy + β·kl), where the last only if the KL is a loss."""

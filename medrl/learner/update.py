@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medrl.algo.losses import finish_stats, merge_stats, token_weights
-from medrl.config.ppo import PpoConfig
+from medrl.config.ppo import LearnerConfig, PpoConfig
 from medrl.data.batching import micro_batches
 from medrl.errors import TrainingError
 from medrl.learner.engine import TrainEngine
@@ -23,8 +23,8 @@ MicroLoss = Callable[[Experience, Tensor], tuple[Tensor, dict[str, float]]]
 
 
 def tensors(rows: RolloutBatch, device: torch.device, *names: str) -> list[Tensor]:
-    """Copies of the named fields on the device: arrays from Ray's object store are read-only."""
-    return [torch.tensor(getattr(rows, name), device=device) for name in names]
+    """The named fields on the device. `rows`: what `RolloutBatch.rows` took, for Ray's own arrays are read-only."""
+    return [torch.from_numpy(getattr(rows, name)).to(device) for name in names]
 
 
 @torch.no_grad()
@@ -32,8 +32,7 @@ def forward_rows(
     engine: TrainEngine, batch: RolloutBatch, forward: Callable[[RolloutBatch], tuple[Tensor, ...]]
 ) -> tuple[np.ndarray, ...]:
     """`forward`'s results [b, t] and [b] for all rows of the batch, in row order, computed in micro-batches."""
-    limits = engine.config
-    groups = micro_batches(batch.attention_mask.sum(1), limits.micro_batch_size, limits.micro_batch_tokens)
+    groups = _cut(batch.attention_mask.sum(1), engine.config)
     idle = max(1, engine.most_over_ranks(len(groups))) - len(groups)  # ranks of ZeRO 3 run as many passes each
     results = [tuple(result.cpu().float().numpy() for result in forward(batch.rows(group))) for group in groups]
     examples = results[:1] + [forward(_stand_in()) for _ in range(idle)]
@@ -92,16 +91,13 @@ def _accumulate(
     The weights are those of the whole mini-batch, so that shares and micro-batches add up. Every rank knows the shares
     of all; ranks with fewer micro-batches run a row of weight 0 to stay in step with the collectives of ZeRO.
     """
-    limits = engine.config
     mask = torch.from_numpy(experience.response_mask[rows])
     weights = token_weights(mask, config.algorithm.aggregation, config.sampling.max_tokens)
     lengths = experience.attention_mask[rows].sum(1)
-    cuts = [
-        [share[group] for group in micro_batches(lengths[share], limits.micro_batch_size, limits.micro_batch_tokens)]
-        for share in rank_shares(lengths, engine.world)
-    ]
+    shares = rank_shares(lengths, engine.world)
+    cuts = [[share[group] for group in _cut(lengths[share], engine.config)] for share in shares]
     work = [(rows[group], weights[group]) for group in cuts[engine.rank]]
-    if limits.zero_stage:
+    if engine.config.zero_stage:
         shortest = [lengths.argmin()]
         idle = max(map(len, cuts)) - len(work)
         work += [(rows[shortest], torch.zeros_like(weights[shortest]))] * idle
@@ -112,6 +108,11 @@ def _accumulate(
         engine.backward(loss)
         parts.append(sums | {"loss": loss.item()})
     return merge_stats(parts)
+
+
+def _cut(lengths: np.ndarray, limits: LearnerConfig) -> list[np.ndarray]:
+    return micro_batches(
+        lengths, limits.micro_batch_size, limits.micro_batch_tokens, padded=not limits.packing)
 
 
 def _stand_in() -> RolloutBatch:

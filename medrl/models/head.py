@@ -45,7 +45,7 @@ def over_logits(
     head = _inner(model).get_output_embeddings()
     count = _chunks(model, head, len(tokens))
     if count > 1 and (finish := logits_finish(model)):
-        with _head_input(head, lambda hidden: hidden.flatten(0, -2)[:1]) as seen:
+        with head_input(head, lambda hidden: hidden.flatten(0, -2)[:1]) as seen:
             model(**inputs)
 
         def results(hidden: Tensor, drawn: Tensor) -> tuple[Tensor, ...]:
@@ -59,7 +59,7 @@ def over_logits(
         else:
             made = [results(*part) for part in parts]
         return tuple(torch.cat(columns) for columns in zip(*made, strict=True))
-    with _head_input(head, lambda hidden: hidden[positions]):
+    with head_input(head, lambda hidden: hidden[positions]):
         logits = model(**inputs).logits
     if logits.ndim == 3:  # this model does not call its output head as a module
         logits = logits[positions]
@@ -106,7 +106,7 @@ def _finishes(config: Any) -> Iterator[Finish]:
 
 
 @contextmanager
-def _head_input(head: Any, select: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
+def head_input(head: Any, select: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
     """In this block the head works on a selection of the hidden states that the model gives it; yields those, whole."""
     seen: list[Tensor] = []
 

@@ -26,10 +26,11 @@ class ScalarModel(nn.Module):
         self.backbone: Any = backbone
         self.head = head
 
-    def forward(self, ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
-        """ids, masks, positions [B, T] → scalars [B, T] float32, one at every position."""
+    def forward(self, ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor) -> Tensor:
+        """ids, masks, positions [B, T] → scalars [B, T] float32, one at every position. No mask: packed sequences."""
+        mask = None if attention_mask is None else attention_mask.long()
         hidden = self.backbone(
-            input_ids=ids, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
+            input_ids=ids, attention_mask=mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state
         return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1).float()
 

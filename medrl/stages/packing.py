@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from medrl.data.tables import IGNORED
-from medrl.errors import ConfigError
+from medrl.models.packing import check_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BOUNDS = {"float32": 1e-5, "bfloat16": 0.05}  # mean change of a log-prob that rounding may make
 PROBED = 4  # conversations of the proof
 
 
@@ -50,8 +49,7 @@ def packed_table(table: pa.Table, size: int) -> pa.Table:
 def check_packing(model: Any, tokenizer: PreTrainedTokenizerBase, table: pa.Table, dtype: str) -> None:
     """ConfigError unless conversations in one row get the log-probs that each gets in a row of its own.
 
-    What keeps them apart are position ids that start again, from which transformers makes a block-diagonal mask; models
-    that build their own masks, or carry a state along, need not heed them. `table`: of the unpacked rows.
+    `table`: of the unpacked rows.
     """
     import torch
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -67,9 +65,4 @@ def check_packing(model: Any, tokenizer: PreTrainedTokenizerBase, table: pa.Tabl
     rows = table["input_ids"].slice(0, PROBED).to_pylist()
     with torch.no_grad():
         alone = torch.cat([logprobs([row]) for row in rows])
-        gap = float((logprobs(rows) - alone).abs().mean())
-    if not gap <= BOUNDS[dtype]:
-        raise ConfigError(
-            f"training.packing: {type(model).__name__} lets the conversations of a row see each other",
-            limit=f"log-probs as in rows of their own, within {BOUNDS[dtype]:g} on average", got=f"{gap:.3g}",
-            remedy="set training.packing to false")
+        check_apart(logprobs(rows), alone, dtype=dtype, setting="training.packing", model=type(model).__name__)

@@ -54,14 +54,17 @@ class ReferenceWorker(PoolWorker):
 
         out = np.zeros(share.ids.shape, np.float32)
         limits = self.config.learner
-        for rows in micro_batches(share.attention_mask.sum(1), limits.micro_batch_size, limits.micro_batch_tokens):
+        groups = micro_batches(share.attention_mask.sum(1), limits.micro_batch_size, limits.micro_batch_tokens,
+                               padded=not limits.packing)
+        for rows in groups:
             part = share.rows(rows)
             ids, mask, response = (
                 torch.tensor(x, device=self.device) for x in (part.ids, part.attention_mask, part.response_mask)
             )
             with torch.no_grad():
                 temperature = self.config.sampling.temperature
-                logprobs, _ = policy_forward(self.model, ids, mask, response, temperature, entropy=False)
+                logprobs, _ = policy_forward(
+                    self.model, ids, mask, response, temperature, entropy=False, packed=limits.packing)
             out[rows, : part.ids.shape[1]] = logprobs.cpu().numpy()
         return out
 

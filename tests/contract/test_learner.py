@@ -12,13 +12,14 @@ import torch
 
 from medrl.config.base import build_config
 from medrl.config.ppo import PpoConfig
-from medrl.errors import CheckpointError, TrainingError
+from medrl.errors import CheckpointError, ConfigError, TrainingError
 from medrl.learner.critic import DeepSpeedCritic
 from medrl.learner.engine import init_process
 from medrl.learner.policy import DeepSpeedPolicy
 from medrl.types import Experience
 from medrl.weight_sync.publisher import fingerprint
 from tests.tiny import ppo_values
+from tests.unit.lora.tiny_families import tiny_model
 
 pytestmark = pytest.mark.heavy
 
@@ -115,6 +116,35 @@ def test_an_update_learns_and_the_same_update_repeats_exactly(kind, config, expe
     assert not np.array_equal(kind.forward(first, experience), kind.forward(other, experience))
     assert metrics["optimizer_steps"] == 2 and metrics["grad_norm"] > 0
     assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("cut", [
+    {"micro_batch_tokens": 20}, {"packing": True}, {"micro_batch_tokens": 20, "packing": True}])
+def test_cuts_by_tokens_and_packing_change_nothing(kind, config, experience, cut):
+    def learn(learner):
+        start = [p.detach().clone() for p in learner.engine.deepspeed.parameters() if p.requires_grad]
+        outputs, metrics = kind.forward(learner, experience), kind.update(learner, experience)
+        end = [p.detach() for p in learner.engine.deepspeed.parameters() if p.requires_grad]
+        return outputs, metrics, torch.cat([(b - a).flatten() for a, b in zip(start, end, strict=True)])
+
+    sections = {name: getattr(config, name).model_copy(update=cut) for name in ("learner", "critic")}
+    outputs, metrics, change = learn(kind.make(config, 10))
+    other_outputs, other_metrics, other_change = learn(kind.make(config.model_copy(update=sections), 10))
+    np.testing.assert_allclose(other_outputs, outputs, atol=2e-6)
+    assert other_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    assert (other_change - change).norm() <= 1e-4 * change.norm() > 0
+
+
+@pytest.mark.parametrize("section", ["learner", "critic"])
+def test_packing_is_refused_where_sequences_would_see_each_other(config, section, tmp_path):
+    """A new critic's values are all 0, which proves nothing."""
+    tiny_model("falcon").save_pretrained(tmp_path)
+    values = {"model": config.model.model_copy(update={"path": str(tmp_path)}),
+              section: getattr(config, section).model_copy(update={"packing": True})}
+    if section == "critic":
+        values["critic"] = values["critic"].model_copy(update={"init": "policy"})
+    with pytest.raises(ConfigError, match=f"{section}.packing: FalconConfig lets"):
+        {"learner": DeepSpeedPolicy, "critic": DeepSpeedCritic}[section](config.model_copy(update=values), 10)
 
 
 def test_a_mini_batch_without_response_tokens_learns_nothing(kind, config, experience):

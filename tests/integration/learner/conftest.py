@@ -170,7 +170,9 @@ def guard(make_config, experience, on_policy):
         broken = replace(experience, advantages=np.where(experience.response_mask, np.nan, 0).astype(np.float32))
         parameters, good = ("parameters", ()), ("update", (on_policy, 0.1, 3))
         few, all_at_once = ("chunk_elements", (3 * VOCABULARY,)), ("chunk_elements", (head.CHUNK_ELEMENTS,))
-        chunked = [few, ("logprobs", (experience,)), ("update", (experience, 0.1, 3)), parameters, all_at_once]
+        update = ("update", (experience, 0.1, 3))
+        chunked = [few, ("logprobs", (experience,)), update, parameters, all_at_once]
+        packed = make_config(zero_stage=stage, micro_batch_size=3, micro_batch_tokens=80, packing=True)
         half = [("logprobs", (experience,)), ("ref_logprobs", (experience,)), good, parameters]
         return {
             "undisturbed": ("policy", config, [good, parameters]),
@@ -182,6 +184,8 @@ def guard(make_config, experience, on_policy):
             "checkpointed": ("policy", make_config(gradient_checkpointing=True, **shape), [good, parameters]),
             "chunked-policy": ("policy", make_config(**shape), chunked),
             "chunked-full": ("policy", make_config(lora=False, **shape), chunked),
+            "packed-policy": ("policy", packed, [("logprobs", (experience,)), update, parameters]),
+            "packed-critic": ("critic", packed, [("values", (experience,)), ("update", (experience, 3)), parameters]),
             "half": ("policy", make_config(dtype="bfloat16", **shape), half),
             "half-full": ("policy", make_config(dtype="bfloat16", lora=False, **shape), [parameters, good, parameters]),
         }

@@ -68,6 +68,20 @@ def test_chunks_of_logits_change_nothing(two_ranks, task, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("task", ["policy", "critic"])
+def test_packing_changes_nothing(two_ranks, task, stage):
+    for rank in two_ranks:
+        before, outputs, metrics, after = rank[f"{stage}-{task}"][:4]
+        other_outputs, other_metrics, other_after = rank[f"{stage}-packed-{task}"]
+        if task == "critic":
+            other_outputs, outputs = other_outputs[0], outputs[0]
+        np.testing.assert_allclose(other_outputs, outputs, atol=1e-5)
+        assert distance(other_after, after) <= 1e-5 * size(after)
+        assert distance(other_after, after) <= 1e-3 * distance(after, before)
+        assert other_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_what_is_not_finite_stops_all_ranks_before_parameters_change(two_ranks, stage):
     for rank in two_ranks:
         start, loss_error, after_loss, *_, before_norm, norm_error, after_norm = rank[f"{stage}-disturbed"]

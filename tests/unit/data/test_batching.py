@@ -42,6 +42,16 @@ def test_micro_batches_keep_to_their_tokens_and_waste_no_room(lengths, rows, spa
     assert all(len(group) == rows or (len(group) + 1) * max(group) > tokens for group in groups[:-1])
 
 
+@given(lengths=st.lists(st.integers(1, 50)), rows=st.integers(1, 7), spare=st.integers(0, 100))
+def test_without_padding_only_the_rows_own_tokens_count(lengths, rows, spare):
+    tokens = max(lengths, default=1) + spare
+    groups = [[lengths[i] for i in group] for group in micro_batches(lengths, rows, tokens, padded=False)]
+    assert [length for group in groups for length in group] == sorted(lengths, reverse=True)
+    assert all(len(group) <= rows and sum(group) <= tokens for group in groups)
+    for group, following in zip(groups, groups[1:], strict=False):
+        assert len(group) == rows or sum(group) + following[0] > tokens
+
+
 def test_a_row_longer_than_the_tokens_of_a_micro_batch_is_alone():
     assert [g.tolist() for g in micro_batches([3, 9, 2, 4], 8, 8)] == [[1], [3, 0], [2]]
 
