@@ -16,6 +16,7 @@ from medrl.errors import CheckpointError, ConfigError, TrainingError
 from medrl.learner.critic import DeepSpeedCritic
 from medrl.learner.engine import init_process
 from medrl.learner.policy import DeepSpeedPolicy
+from medrl.models.sharing import storage_bytes
 from medrl.types import Experience
 from medrl.weight_sync.publisher import fingerprint
 from tests.tiny import ppo_values
@@ -214,3 +215,27 @@ def test_a_full_disk_is_an_error_and_learning_can_go_on(kind, config, experience
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert kind.update(learner, experience)["optimizer_steps"] == 2
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_a_critic_on_the_policys_base_learns_as_a_separate_one_and_disturbs_nobody(tmp_path, zero_stage, experience):
+    values = ppo_values(tmp_path, learner={"micro_batch_size": 3, "zero_stage": zero_stage},
+                        critic={"init": "policy", "mode": "shared", "zero_stage": zero_stage})
+    config = build_config(PpoConfig, values)
+    policy = DeepSpeedPolicy(config, 10)
+    shared, separate = DeepSpeedCritic(config, 10, policy.model), DeepSpeedCritic(config, 10)
+    base = sum(p.numel() * p.element_size() for p in policy.model.parameters() if not p.requires_grad)
+    assert storage_bytes(policy.model, separate.model) - storage_bytes(policy.model, shared.model) == base
+
+    canary, logprobs = policy.reference_canary(), policy.logprobs(experience)
+    for seed in (1, 2):
+        assert shared.update(experience, seed) == separate.update(experience, seed)
+    values_now = shared.values(experience)[0]
+    np.testing.assert_array_equal(values_now, separate.values(experience)[0])
+    assert np.abs(values_now).max() > 0
+    np.testing.assert_array_equal(policy.logprobs(experience), logprobs)
+
+    policy.update(experience, 0.1, 1)
+    assert np.abs(policy.logprobs(experience) - logprobs).max() > 1e-5
+    np.testing.assert_array_equal(shared.values(experience)[0], values_now)
+    assert policy.reference_canary() == canary
