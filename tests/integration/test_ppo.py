@@ -144,6 +144,7 @@ def test_shared_and_dedicated_references_give_the_same_numbers(
     np.testing.assert_allclose(shared, policy, atol=1e-6)  # B = 0 at the start
 
 
+@pytest.mark.slow  # tests/contract/test_learner.py has the same in one process
 def test_a_critic_on_the_policys_base_learns_what_a_separate_one_learns(ray_cluster, tiny_run: Path) -> None:
     from medrl.stages.ppo import run_ppo
 
