@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medrl.config.common import DataChecks, FaultsConfig, ModelConfig, StageConfig, TimeoutsConfig
-from medrl.config.ppo import EngineConfig, SamplingConfig
 from medrl.config.rewards import RewardPoolConfig
+from medrl.config.rollout import EngineConfig, SamplingConfig
 
 Metric = Literal[
     "perplexity", "accuracy", "accuracy_per_token", "accuracy_generated", "rouge_l", "bleu", "chrf", "rules_passed",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from medrl.config.common import LoraConfig, ModelConfig
-from medrl.config.ppo import LearnerConfig
+from medrl.config.learner import LearnerConfig
 from medrl.errors import TrainingError
 from medrl.learner.schedule import lr_factor
 from medrl.models.device import pick_device

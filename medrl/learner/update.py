@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from medrl.algo.losses import finish_stats, merge_stats, token_weights
-from medrl.config.ppo import LearnerConfig, PpoConfig
+from medrl.config.learner import LearnerConfig
+from medrl.config.ppo import PpoConfig
 from medrl.data.batching import micro_batches
 from medrl.errors import TrainingError
 from medrl.learner.engine import TrainEngine

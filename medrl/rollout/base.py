@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from medrl.config.common import ModelConfig
 from medrl.config.evaluate import EvaluateConfig
-from medrl.config.ppo import PpoConfig, SamplingConfig
+from medrl.config.ppo import PpoConfig
+from medrl.config.rollout import SamplingConfig
 from medrl.errors import ConfigError, DataError
 from medrl.types import Channel, Completion, Prompt, SyncReport, Weights, WeightsNotice
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from medrl.config.ppo import SamplingConfig
+from medrl.config.rollout import SamplingConfig
 from medrl.errors import WeightSyncError
 from medrl.models.device import pick_device
 from medrl.models.loading import load_causal_lm

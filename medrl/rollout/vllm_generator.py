@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medrl.config.ppo import RolloutConfig, SamplingConfig
+from medrl.config.rollout import RolloutConfig, SamplingConfig
 from medrl.errors import MedrlError, ModelError, WeightSyncError, WorkerError
 from medrl.models.loading import local_dir
 from medrl.rollout.base import GenerateRequest, GeneratorConfig, SyncedGenerator, WeightReceiver

@@ -138,12 +138,11 @@ def train(
                 with timer("evaluate"):
                     evaluation, rows = evaluate(config, inputs, w, state.scores_before)
                 tracker.log_samples(step, rows)
-            metrics = named("rollout", rollout_metrics) | named("policy", policy_metrics)
-            metrics |= named("critic", critic_metrics or {})
-            metrics |= named("source", {name: float(part.mean()) for name, part in scores.parts.items()})
-            metrics |= named("sync", sync_metrics(reports)) | named("eval", evaluation) | named("time", timer.seconds)
             if not config.rollout.max_staleness:
-                metrics["rollout/tokens_per_second"] = float(batch.lengths.sum()) / timer.seconds["generate"]
+                rollout_metrics["tokens_per_second"] = float(batch.lengths.sum()) / timer.seconds["generate"]
+            sources = {name: float(part.mean()) for name, part in scores.parts.items()}
+            metrics = in_groups(rollout=rollout_metrics, policy=policy_metrics, critic=critic_metrics or {},
+                                source=sources, sync=sync_metrics(reports), eval=evaluation, time=timer.seconds)
             tracker.log(step, metrics)
             tracker.log_samples(step, sample_rows(completions, texts, scores, "rollout")[:SAMPLE_ROWS])
             if due(step, config.checkpoint.every, config.steps):
@@ -162,9 +161,9 @@ def due(step: int, every: int | None, last: int) -> bool:
     return step == last or (every is not None and step % every == 0)
 
 
-def named(group: str, metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics as `group/name`."""
-    return {f"{group}/{name}": value for name, value in metrics.items()}
+def in_groups(**groups: dict[str, float]) -> dict[str, float]:
+    """The metrics of all groups as `group/name`."""
+    return {f"{group}/{name}": value for group, metrics in groups.items() for name, value in metrics.items()}
 
 
 def sync_metrics(reports: list[SyncReport]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from medrl.config.common import ModelConfig
-from medrl.config.ppo import RolloutConfig
+from medrl.config.rollout import RolloutConfig
 from medrl.errors import WeightSyncError
 from medrl.models.stored_weights import StoredWeights
 from medrl.types import Channel, Probe, SyncReport, Weights, WeightsNotice

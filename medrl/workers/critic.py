@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,23 +62,21 @@ class SharedCritic:
 
     def values(self, batch: ray.ObjectRef) -> Pending[tuple[np.ndarray, np.ndarray]]:
         """Values before each response token [B, T], and after the last one [B]."""
-        return self._pending([h.critic_values.remote(batch) for h in self._policy.handles], "values", "score", _stacked)
+        refs = [h.critic_values.remote(batch) for h in self._policy.handles]
+        return self._policy.pending(refs, "critic values", self._policy.timeouts.score, _stacked)
 
     def update(self, experience: ray.ObjectRef, seed: int) -> Pending[dict[str, float]]:
         """One update on the returns, once the policy's is done; metrics over all ranks."""
-        return self._pending([h.critic_update.remote(experience, seed) for h in self._policy.handles], "update")
+        refs = [h.critic_update.remote(experience, seed) for h in self._policy.handles]
+        return self._policy.pending(refs, "critic update", self._policy.timeouts.update)
 
     def save(self, path: str) -> Pending[None]:
-        return self._pending([h.critic_save.remote(path) for h in self._policy.handles], "checkpoint")
+        refs = [h.critic_save.remote(path) for h in self._policy.handles]
+        return self._policy.pending(refs, "critic checkpoint", self._policy.timeouts.checkpoint)
 
     def load(self, path: str) -> Pending[None]:
-        return self._pending([h.critic_load.remote(path) for h in self._policy.handles], "restore", "checkpoint")
-
-    def _pending(
-        self, refs: list[ray.ObjectRef], what: str, timeout: str = "", combine: Callable = operator.itemgetter(0)
-    ) -> Pending:
-        seconds = getattr(self._policy.timeouts, timeout or what)
-        return self._policy.pending(refs, f"critic {what}", seconds, combine)
+        refs = [h.critic_load.remote(path) for h in self._policy.handles]
+        return self._policy.pending(refs, "critic restore", self._policy.timeouts.checkpoint)
 
 
 def _stacked(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

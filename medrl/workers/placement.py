@@ -11,7 +11,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 
 from medrl.config.common import Role, StageConfig
-from medrl.config.ppo import PpoConfig, RolloutConfig
+from medrl.config.ppo import PpoConfig
+from medrl.config.rollout import RolloutConfig
 from medrl.errors import WorkerError
 from medrl.workers.capacity import Node, RolePlan, shortages, table
 from medrl.workers.cluster import alive_nodes, is_local_cluster, startable_nodes

@@ -10,7 +10,8 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
-from medrl.config.ppo import PpoConfig, SamplingConfig
+from medrl.config.ppo import PpoConfig
+from medrl.config.rollout import SamplingConfig
 from medrl.errors import MedrlError, WeightSyncError, WorkerLost
 from medrl.faults.budget import FaultBudget
 from medrl.faults.commands import Sync

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from medrl.config.base import build_config
-from medrl.config.ppo import PpoConfig, SamplingConfig
+from medrl.config.ppo import PpoConfig
+from medrl.config.rollout import SamplingConfig
 from medrl.rollout.base import GenerateRequest, Generator, request_seed
 from medrl.types import Completion, Probe, Prompt, Weights
 from medrl.weight_sync.publisher import make_weights

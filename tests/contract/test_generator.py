@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from medrl.config.ppo import SamplingConfig
+from medrl.config.rollout import SamplingConfig
 from medrl.errors import ConfigError, DataError
 from medrl.rollout.base import Generator
 from tests.contract.generators import (

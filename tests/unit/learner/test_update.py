@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medrl.algo.logprobs import token_stats
 from medrl.algo.losses import finish_stats, merge_stats, policy_loss, policy_stats
-from medrl.config.ppo import LearnerConfig
+from medrl.config.learner import LearnerConfig
 from medrl.learner.update import _accumulate
 from medrl.types import Experience
 

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from medrl.config.base import build_config
 from medrl.config.evaluate import EvaluateConfig
-from medrl.config.ppo import PpoConfig, SamplingConfig
+from medrl.config.ppo import PpoConfig
+from medrl.config.rollout import SamplingConfig
 from medrl.errors import WeightSyncError
 from medrl.rollout import base, vllm_generator
 from medrl.rollout.base import GenerateRequest

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from medrl.config.common import ModelConfig
-from medrl.config.ppo import RolloutConfig
+from medrl.config.rollout import RolloutConfig
 from medrl.errors import WeightSyncError
 from medrl.types import Probe, Weights
 from medrl.weight_sync.publisher import make_weights

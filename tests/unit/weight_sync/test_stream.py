@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from safetensors.torch import save_file
 
 from medrl.config.common import ModelConfig
-from medrl.config.ppo import RolloutConfig
+from medrl.config.rollout import RolloutConfig
 from medrl.errors import WeightSyncError, WorkerLost
 from medrl.types import Channel, Probe, Weights, WeightsNotice
 from medrl.weight_sync.publisher import fingerprint, make_weights

@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import save_file
 
 from medrl.config.common import ModelConfig
-from medrl.config.ppo import RolloutConfig
+from medrl.config.rollout import RolloutConfig
 from medrl.errors import WeightSyncError, WorkerLost
 from medrl.weight_sync.publisher import make_weights
 from medrl.weight_sync.receiver import Receiver
