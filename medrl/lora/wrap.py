@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from medrl.config.common import LoraConfig
 from medrl.errors import AdapterError, AmbiguousModuleError
 from medrl.lora.families import adaptable, taken_for_experts
+from medrl.lora.linear import shorten
 from medrl.lora.matching import exact_regex
 from medrl.lora.resolve import Targets, Task, resolve
 
@@ -49,6 +50,7 @@ def wrap_targets(model: nn.Module, lora: LoraConfig, targets: Targets, *, task: 
         wrapped = peft.get_peft_model(model, config, adapter_name=ADAPTER)  # pyright: ignore[reportArgumentType]
     config.base_model_name_or_path = getattr(getattr(model, "config", None), "_name_or_path", None) or None
     check_wrapped(wrapped, targets)
+    shorten(wrapped)
     return wrapped
 
 
