@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,21 +31,30 @@ def collate(completions: Sequence[Completion], pad_id: int) -> RolloutBatch:
 
 
 def micro_batches(
-    lengths: Sequence[int] | np.ndarray, max_rows: int, max_tokens: int | None = None, *, padded: bool = True
+    lengths: Sequence[int] | np.ndarray, max_rows: int, max_tokens: int | None = None, *, padded: bool = True,
+    pass_tokens: int,
 ) -> list[np.ndarray]:
     """Row numbers in groups of at most `max_rows` rows and at most `max_tokens` tokens, padding included if `padded`.
 
-    Every row is in exactly one group, rows of like length together so that little is padding; a row longer than
-    `max_tokens` is alone. The longest come first, so that too large a group fails at once.
+    Every row is in exactly one group, rows of like length together; a row longer than `max_tokens` is alone. Of all
+    such cuts it is the one with the fewest tokens, where each group counts as `pass_tokens` more: what a pass through
+    the model costs by itself. The longest rows come first, so that too large a group fails at once.
     """
-    groups: list[list[int]] = []
-    tokens = 0
-    for row in np.argsort(-np.asarray(lengths), kind="stable").tolist():
-        group = groups[-1] if groups else []
-        tokens = (len(group) + 1) * lengths[group[0]] if padded and group else tokens + lengths[row]
-        if not group or len(group) == max_rows or (max_tokens is not None and tokens > max_tokens):
-            groups.append([row])
-            tokens = lengths[row]
-        else:
-            group.append(row)
-    return [np.array(group) for group in groups]
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    longest_first = np.asarray(lengths)[order].tolist()
+    costs, begins = [0], [0]  # of the best cut of the rows before each place, and where its last group begins
+    for end in range(1, len(longest_first) + 1):
+        best, tokens = (math.inf, end), 0
+        for begin in range(end - 1, max(end - max_rows, 0) - 1, -1):
+            rows = end - begin
+            tokens = rows * longest_first[begin] if padded else tokens + longest_first[begin]
+            if rows > 1 and max_tokens is not None and tokens > max_tokens:
+                break
+            best = min(best, (costs[begin] + tokens + pass_tokens, begin))
+        costs.append(best[0])
+        begins.append(best[1])
+    groups, end = [], len(longest_first)
+    while end:
+        groups.append(order[begins[end] : end])
+        end = begins[end]
+    return groups[::-1]

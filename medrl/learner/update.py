@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from medrl.algo.losses import finish_stats, merge_stats, token_weights
-from medrl.config.learner import LearnerConfig
 from medrl.config.ppo import PpoConfig
 from medrl.data.batching import micro_batches
 from medrl.errors import TrainingError
 from medrl.learner.engine import TrainEngine
 from medrl.learner.schedule import minibatch_schedule, rank_shares
+from medrl.models.device import pass_tokens
 from medrl.types import Experience, RolloutBatch
 
 MicroLoss = Callable[[Experience, Tensor], tuple[Tensor, dict[str, float]]]
@@ -33,7 +33,7 @@ def forward_rows(
     engine: TrainEngine, batch: RolloutBatch, forward: Callable[[RolloutBatch], tuple[Tensor, ...]]
 ) -> tuple[np.ndarray, ...]:
     """`forward`'s results [b, t] and [b] for all rows of the batch, in row order, computed in micro-batches."""
-    groups = _cut(batch.attention_mask.sum(1), engine.config)
+    groups = _cut(batch.attention_mask.sum(1), engine)
     idle = max(1, engine.most_over_ranks(len(groups))) - len(groups)  # ranks of ZeRO 3 run as many passes each
     results = [tuple(result.cpu().float().numpy() for result in forward(batch.rows(group))) for group in groups]
     examples = results[:1] + [forward(_stand_in()) for _ in range(idle)]
@@ -96,7 +96,7 @@ def _accumulate(
     weights = token_weights(mask, config.algorithm.aggregation, config.sampling.max_tokens)
     lengths = experience.attention_mask[rows].sum(1)
     shares = rank_shares(lengths, engine.world)
-    cuts = [[share[group] for group in _cut(lengths[share], engine.config)] for share in shares]
+    cuts = [[share[group] for group in _cut(lengths[share], engine)] for share in shares]
     work = [(rows[group], weights[group]) for group in cuts[engine.rank]]
     if engine.config.zero_stage:
         shortest = [lengths.argmin()]
@@ -111,9 +111,10 @@ def _accumulate(
     return merge_stats(parts)
 
 
-def _cut(lengths: np.ndarray, limits: LearnerConfig) -> list[np.ndarray]:
-    return micro_batches(
-        lengths, limits.micro_batch_size, limits.micro_batch_tokens, padded=not limits.packing)
+def _cut(lengths: np.ndarray, engine: TrainEngine) -> list[np.ndarray]:
+    limits = engine.config
+    return micro_batches(lengths, limits.micro_batch_size, limits.micro_batch_tokens, padded=not limits.packing,
+                         pass_tokens=pass_tokens(engine.device))
 
 
 def _stand_in() -> RolloutBatch:

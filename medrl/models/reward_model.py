@@ -12,7 +12,7 @@ from medrl.config.common import DType, ModelConfig
 from medrl.data.batching import micro_batches
 from medrl.data.chat import encode_answer
 from medrl.errors import RewardError
-from medrl.models.device import pick_device
+from medrl.models.device import pass_tokens, pick_device
 from medrl.models.forward import last_token_scores
 from medrl.models.loading import load_tokenizer
 from medrl.models.scalar_head import ScalarModel
@@ -52,7 +52,7 @@ class RewardModel:
                 remedy="raise reward.max_length, or lower sampling.max_tokens",
             )
         out = np.zeros(len(encoded), np.float32)
-        for rows in micro_batches(lengths, self.micro_batch_size):
+        for rows in micro_batches(lengths, self.micro_batch_size, pass_tokens=pass_tokens(self.device)):
             ids = torch.zeros((len(rows), int(lengths[rows].max())), dtype=torch.long)
             mask = torch.zeros_like(ids, dtype=torch.bool)
             for j, i in enumerate(rows):

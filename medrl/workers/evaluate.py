@@ -46,14 +46,15 @@ class EvaluationWorker:
         import torch
 
         from medrl.data.batching import micro_batches
-        from medrl.models.device import pick_device
+        from medrl.models.device import pass_tokens, pick_device
         from medrl.models.forward import policy_forward
         from medrl.models.loading import load_causal_lm
 
         device = pick_device()
         loaded = load_causal_lm(model).to(device)  # pyright: ignore[reportArgumentType]
         out = np.zeros(len(sequences))
-        for rows in micro_batches([len(s.ids) for s in sequences], self.config.micro_batch_size):
+        lengths = [len(s.ids) for s in sequences]
+        for rows in micro_batches(lengths, self.config.micro_batch_size, pass_tokens=pass_tokens(device)):
             ids, mask, scored = (torch.tensor(x, device=device) for x in _padded([sequences[i] for i in rows]))
             with torch.inference_mode():
                 logprobs, _ = policy_forward(loaded, ids, mask, scored, temperature=1.0, entropy=False)

@@ -50,12 +50,13 @@ class ReferenceWorker(PoolWorker):
         import torch
 
         from medrl.data.batching import micro_batches
+        from medrl.models.device import pass_tokens
         from medrl.models.forward import policy_forward
 
         out = np.zeros(share.ids.shape, np.float32)
         limits = self.config.learner
         groups = micro_batches(share.attention_mask.sum(1), limits.micro_batch_size, limits.micro_batch_tokens,
-                               padded=not limits.packing)
+                               padded=not limits.packing, pass_tokens=pass_tokens(self.device))
         for rows in groups:
             part = share.rows(rows)
             ids, mask, response = (
