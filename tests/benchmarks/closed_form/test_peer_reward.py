@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from transformers import AutoModelForSequenceClassification
-from trl.experimental.utils import get_reward
 
 from medrl.models.scalar_head import ScalarModel
 from tests.benchmarks.closed_form import grammar
@@ -24,7 +23,8 @@ def test_the_peer_gets_the_exact_score_of_any_answer(answers, reward_dir, tokeni
     ids = torch.cat((torch.tensor(prompt).expand(len(rows), -1), padded), 1)
     model = AutoModelForSequenceClassification.from_pretrained(reward_dir)
     reward = ExactReward(model, CALIBRATION, CLIP, len(prompt), tokenizer.eos_token_id, tokenizer.all_special_ids)
-    _, seen, _ = get_reward(reward, ids, tokenizer.pad_token_id, len(prompt))
+    output = getattr(reward, reward.base_model_prefix)(input_ids=ids, output_hidden_states=True)  # as TRL 1.12 does it
+    seen = reward.score(output.hidden_states[-1]).squeeze(-1)
     exact = answer_scores(ScalarModel.from_reward(str(reward_dir), "float32", CALIBRATION), prompt, answers, CLIP)
-    torch.testing.assert_close(seen.double(), exact[rows], atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen.double(), exact[rows, None].expand(seen.shape), atol=1e-4, rtol=0)
     assert exact[rows].std() > 0.1
