@@ -16,6 +16,7 @@ class ExactReward(nn.Module):
     """
 
     base_model_prefix = "backbone"
+    special: Tensor
 
     def __init__(
         self, model, calibration: tuple[float, float], clip: float, prompt_tokens: int, end: int, special: list[int]
