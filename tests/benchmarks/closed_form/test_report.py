@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
-from tests.benchmarks.closed_form.exact import Quality
-from tests.benchmarks.closed_form.report import compare, make_markdown
+import pytest
+import torch
+
+from tests.benchmarks.closed_form.exact import Bound, Quality
+from tests.benchmarks.closed_form.report import all_passed, compare, make_markdown, make_summary, make_table
 from tests.benchmarks.closed_form.runs import Outcome
+from tests.benchmarks.closed_form.world import World
 
 QUALITY = Quality(1.0, 1.0, 1.0, 1.0, 4.0, 1.0, 9.0)
 
@@ -27,6 +32,17 @@ def test_a_task_stands_beside_the_best_of_its_others():
 def test_the_whole_interval_has_to_lie_above_the_margin(ahead, holds):
     comparison, = compare(outcomes(full=[0.94, 0.95, 0.93], ahead=ahead))
     assert comparison.passed is holds
+
+
+def test_a_benchmark_passes_when_every_task_and_every_comparison_does(answers):
+    logprobs = torch.randn(1, len(answers.node), dtype=torch.float64).log_softmax(-1)
+    world = World(Path(), [], {"plain": Bound(0.1, answers, logprobs, logprobs.exp(), logprobs)}, {"plain": 0.9})
+    good = outcomes(full=[0.93, 0.92, 0.94], ahead=[0.94, 0.93, 0.95], lora=[0.9])
+    assert make_table(world, good).row_count == 3 * 3 + 7  # reference, mean and optimum beside the runs
+    summary = json.loads(json.dumps(make_summary(world, good)))
+    assert all_passed(summary) and summary["comparisons"][0]["difference"]["mean"] == pytest.approx(0.01)
+    assert not all_passed(make_summary(world, outcomes(lora=[0.1])))
+    assert not all_passed(make_summary(world, outcomes(full=[0.93, 0.92, 0.94], ahead=[0.8, 0.8, 0.8])))
 
 
 def test_one_seed_is_no_comparison():
