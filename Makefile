@@ -28,10 +28,10 @@ test: setup ## all tests but the slow ones
 test-fast: setup ## most unit and contract tests: no Ray, no vLLM, under a minute
 	$(PYTEST) tests/unit tests/contract tests/serve tests/cluster -m "not slow and not heavy and not ray and not vllm" -n auto
 
-test-slow: setup ## the tests marked slow
+test-slow: setup .venv-trl/.stamp ## the tests marked slow
 	$(PYTEST) -m slow
 
-bench: setup .venv-trl/.stamp ## seconds of a PPO step beside TRL's and beside the least possible; learning against the optimum
+bench: setup .venv-trl/.stamp ## seconds of a PPO step beside TRL's and beside the least possible; how much of the optimum PPO reaches, and TRL's
 	$(BIN)/python -m tests.benchmarks.step
 	$(BIN)/python -m tests.benchmarks.closed_form
 
