@@ -22,12 +22,15 @@ def main() -> int:
     known = CASES | VARIED
     parser.add_argument("--cases", nargs="+", default=list(known), choices=list(known), metavar="CASE",
                         help=f"of {', '.join(known)} (default: all)")
-    parser.add_argument("--steps", type=int, default=6, metavar="N", help="with the first, which is left out")
+    parser.add_argument("--steps", type=int, default=6, metavar="N",
+                        help="with the first, which is left out; at least 3")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="in all (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/step"), metavar="DIR")
     parser.add_argument("--without-peer", action="store_true", help="medrl alone")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings of `medrl ppo`")
     options = parser.parse_args()
+    if options.steps < 3:
+        parser.error(f"--steps must be at least 3, got {options.steps}")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
 
     from tests.benchmarks.step.bounds import base_bytes, bounds, measured_rates

@@ -107,6 +107,13 @@ def test_the_report_is_one_json_file_one_page_and_the_plots_it_shows(tmp_path: P
     for name in plots:
         assert ET.parse(tmp_path / name).getroot().tag.endswith("svg")
     bars = (tmp_path / "seconds.svg").read_text(encoding="utf-8").count('class="bar"')
-    compared = sum(1 for case in CASES.values() if case.peer)
+    compared = len({case.peer for case in CASES.values() if case.peer})
     assert bars == 5 * len(CASES) + 2 * compared  # four phases and what lies between; two parts of TRL's
     assert (tmp_path / "scaling-model-width.svg").read_text(encoding="utf-8").count("<circle") == 3 * 5
+
+
+def test_the_last_step_says_nothing_of_sampling_ahead() -> None:
+    turns, ahead = figures(IN_TURNS, 2.0), figures(AHEAD, 1.0)
+    ahead.own.seconds["step"][-1] = 100.0
+    rows = next(part.rows for part in sections([turns, ahead]) if part.title == "Sampling ahead")
+    assert [row[1] for row in rows] == ["1.90", "0.95"] and [row[2] for row in rows] == ["1.00", "2.00"]

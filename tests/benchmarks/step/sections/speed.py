@@ -15,7 +15,7 @@ NOTE = ("Medians over the steps after the first. In brackets and as bound: the l
         "over the rates that this machine was measured at.")
 COLUMNS = ("case", "medrl, samples/s", "TRL, samples/s", "ratio", "medrl, s a step", *PHASES, "TRL, s a step",
            "bound, s", "× bound")
-REST = "the rest of TRL's"
+BETWEEN, REST = "between", "TRL's rest"
 
 
 def section(found: list[Figures]) -> Section:
@@ -35,12 +35,12 @@ def row(figures: Figures) -> list[str]:
 
 
 def plot(found: list[Figures]) -> str:
-    """A bar for each side of a case, its phases on top of each other."""
+    """A bar for each side of a case, its phases and what lies between them on top of each other."""
     stacks: dict[str, dict[str, float]] = {}
     for figures in found:
         name, phases = figures.case.name, figures.phases
-        stacks[name] = phases | {"between phases": max(0.0, figures.step - sum(phases.values()))}
+        stacks[name] = phases | {BETWEEN: max(0.0, figures.step - sum(phases.values()))}
         if figures.peer:
             generate = median(figures.peer["generate"])
-            stacks[f"TRL: {name}"] = {"generate": generate, REST: median(figures.peer["step"]) - generate}
-    return bars(TITLE, "s", stacks, (*PHASES, "between phases", REST))
+            stacks[f"TRL: {figures.case.peer}"] = {"generate": generate, REST: median(figures.peer["step"]) - generate}
+    return bars(TITLE, "s", stacks, (*PHASES, BETWEEN, REST))
