@@ -31,7 +31,7 @@ test-fast: setup ## most unit and contract tests: no Ray, no vLLM, under a minut
 test-slow: setup .venv-trl/.stamp ## the tests marked slow
 	$(PYTEST) -m slow
 
-bench: setup .venv-trl/.stamp ## seconds of a PPO step beside TRL's and beside the least possible; how much of the optimum PPO reaches, and TRL's
+bench: setup .venv-trl/.stamp ## a PPO step beside TRL's and the least possible, scaling, memory; learning beside TRL's and the optimum
 	$(BIN)/python -m tests.benchmarks.step
 	$(BIN)/python -m tests.benchmarks.closed_form
 

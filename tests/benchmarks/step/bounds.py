@@ -66,11 +66,21 @@ def bounds(case: Case, world: Path, tokens: float, rates: Rates) -> dict[str, fl
     return {phase: sum(rates.seconds(part) for part in parts) for phase, parts in work.items()}
 
 
-def _size(case: Case, world: Path) -> tuple[ModelSize, int, int]:
-    """Of the policy; how many parameters train; how many of them are an adapter's."""
+def base_bytes(case: Case, world: Path) -> int:
+    """Of the policy's parameters, without adapters."""
+    return BYTES[case.dtype] * sum(p.numel() for p in _policy(world).parameters())
+
+
+def _policy(world: Path) -> torch.nn.Module:
+    """Without its numbers."""
     config = AutoConfig.from_pretrained(world / "policy")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _size(case: Case, world: Path) -> tuple[ModelSize, int, int]:
+    """Of the policy; how many parameters train; how many of them are an adapter's."""
+    model = _policy(world)
     size = model_size(model, "model.layers")
     assert size is not None
     if case.lora_rank is None:

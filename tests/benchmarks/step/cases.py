@@ -22,6 +22,8 @@ class Case:
     epochs: int = 4
     mini_batches: int = 4
     width: int = 256  # of the model: 4.2 million parameters at 256
+    own: tuple[str, ...] = ()  # settings of `medrl ppo` beyond these, as `a.b=value`; TRL does not get them
+    peer: str | None = None  # the case whose run of TRL it is compared with; None: medrl alone
 
     @property
     def model_key(self) -> str:
@@ -36,24 +38,25 @@ class Case:
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-FULL = Case("full fp32")
+FULL = Case("full fp32", peer="full fp32")
+LORA = replace(FULL, name="lora fp32", peer="lora fp32", lora_rank=8)
+SHARED_CRITIC = replace(
+    LORA, name="lora fp32, shared critic", own=("critic.mode=shared", "critic.init=policy"))
+BASE_THRICE = replace(LORA, name="lora fp32, three bases", peer=None, own=("reference.mode=dedicated",))
+DEMO = replace(
+    LORA, name="demo ×4", peer=None, width=560, lora_rank=16, epochs=2, answer_tokens=48, ends=True)
+"""The demo's adapters, epochs, batch and length of answers, with a model of 17 million parameters for its 4.3."""
 CASES = {
     case.name: case
     for case in (
         FULL,
-        replace(FULL, name="lora fp32", lora_rank=8),
-        replace(FULL, name="lora bf16", lora_rank=8, dtype="bfloat16"),
-        replace(FULL, name="full bf16", dtype="bfloat16"),
-        replace(FULL, name="full fp32, ends", ends=True),
-        replace(FULL, name="lora fp32, ends", ends=True, lora_rank=8),
+        LORA,
+        SHARED_CRITIC,
+        BASE_THRICE,
+        replace(LORA, name="lora bf16", peer="lora bf16", dtype="bfloat16"),
+        replace(FULL, name="full bf16", peer="full bf16", dtype="bfloat16"),
+        replace(FULL, name="full fp32, ends", peer="full fp32, ends", ends=True),
+        replace(LORA, name="lora fp32, ends", peer="lora fp32, ends", ends=True),
+        DEMO,
     )
 }
-SWEEP = {
-    case.name: case
-    for case in (
-        replace(FULL, name="batch ×2", prompts=128),
-        replace(FULL, name="answers ×2", answer_tokens=128),
-        replace(FULL, name="width ×2", width=512),
-    )
-}
-"""Each doubles one thing of "full fp32"."""
