@@ -177,3 +177,9 @@ class PpoConfig(TrackedConfig):
                 "rollout.weight_transfer nccl needs lora: null, rollout.engine vllm, and whole GPUs for learner and "
                 f"rollout, got {', '.join(problems)}; set it to object_store"
             )
+        if self.rollout.max_staleness > 1:
+            raise ValueError(
+                "rollout.weight_transfer nccl sends the weights that the learner has at that moment, and with "
+                f"rollout.max_staleness {self.rollout.max_staleness} engines take over older ones: set it to 1 or 0, "
+                "or weight_transfer to object_store"
+            )

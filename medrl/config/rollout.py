@@ -60,10 +60,12 @@ class RolloutConfig(EngineConfig):
     max_model_len: int | None = Field(
         default=None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens"
     )
-    max_staleness: Literal[0, 1] = Field(
+    max_staleness: int = Field(
         default=0,
+        ge=0,
         description="updates that the weights which sample may be behind. 0: on-policy, engines and learners take "
-        "turns; 1: engines sample the next step's answers while the learners train (needs algorithm.importance)",
+        "turns; k: engines sample the answers of the next k steps while the learners train (needs "
+        "algorithm.importance)",
     )
     probe_tolerance: float | None = Field(
         default=None,
