@@ -81,6 +81,11 @@ class PpoConfig(TrackedConfig):
         return self.has_critic and self.critic.mode == "shared"
 
     @property
+    def parts(self) -> int:
+        """In how many parts an answer is sampled."""
+        return self.rollout.max_staleness if self.rollout.at_sync == "continue" else 1
+
+    @property
     def max_model_len(self) -> int:
         return self.rollout.max_model_len or self.data.max_prompt_tokens + self.sampling.max_tokens
 
@@ -134,6 +139,11 @@ class PpoConfig(TrackedConfig):
             raise ValueError(
                 f"rollout.max_staleness {self.rollout.max_staleness} trains on answers of older weights, which have to "
                 "be weighed: set algorithm.importance to truncate or mask"
+            )
+        if self.sampling.max_tokens % self.parts:
+            raise ValueError(
+                f"rollout.at_sync continue cuts answers into rollout.max_staleness parts of one length: "
+                f"sampling.max_tokens {self.sampling.max_tokens} must be a multiple of {self.parts}"
             )
         groups = a.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_pp_baseline")
         if groups and self.data.samples_per_prompt < 2:

@@ -75,7 +75,7 @@ class LoopState:
     step: int = 0
     evaluation_before: dict[str, float] = field(default_factory=dict)
     scores_before: dict[str, float] = field(default_factory=dict)  # held-out prompt id → score at step 0
-    ahead: dict[int, list[Completion]] = field(default_factory=dict)  # step not yet done → its answers
+    ahead: dict[int, list[Completion]] = field(default_factory=dict)  # step not yet done → its answers so far
     canary: list[float] = field(default_factory=list)
     canary_tolerance: float = 0.0  # bit-identical within a process, 1e-5 after a resume
     _snapshot: dict = field(default_factory=dict)

@@ -100,7 +100,7 @@ class RolloutPool(Pool):
         def send(worker: Any, items: Sequence[int]) -> ray.ObjectRef:
             return worker.generate.remote([requests[i] for i in items], sampling, greedy)
 
-        weights = [len(request.prompt.ids) + sampling.max_tokens for request in requests]
+        weights = [len(request.ids) + sampling.max_tokens for request in requests]
         return self.submit(weights, send, self._checked)
 
     def sync(self, offer: Offer) -> Call[list[SyncReport]]:

@@ -54,6 +54,9 @@ PPO_REFUSALS = [
     (["critic={mode: shared, init: policy, lora: {}, workers: 2}"], "critic.workers 2 cannot be"),
     (["rollout.max_staleness=1"], "set algorithm.importance to truncate or mask"),
     (["rollout.max_staleness=-1"], "max_staleness"),
+    (["rollout={at_sync: continue, max_staleness: 1}"], "set it to 2 or more, or at_sync to finish"),
+    (["rollout={at_sync: continue, max_staleness: 3}", "algorithm.importance=mask", "sampling.max_tokens=128"],
+     "sampling.max_tokens 128 must be a multiple of 3"),
     (["learner.micro_batch_tokens=383"], "learner.micro_batch_tokens 383 is less than one prompt and answer may have"),
     (["critic.micro_batch_tokens=383"], "critic.micro_batch_tokens 383 is less than"),
     (["sampling.top_k=0"], "top_k must be -1 (all) or at least 1, got 0"),
@@ -80,6 +83,7 @@ PPO_ALLOWED = [
     ["learner.workers=4"],
     ["critic={mode: shared, init: policy, lora: {rank: 4}, zero_stage: 2, workers: 2}", "learner.workers=2"],
     ["critic={mode: shared}", "algorithm.advantage=reinforce_pp"],  # no critic, so the section is not read
+    ["rollout={at_sync: continue, max_staleness: 4}", "algorithm.importance=truncate", "sampling.max_tokens=128"],
     ["rollout.max_staleness=3", "algorithm.importance=mask"],
     NCCL,
     [*NCCL, "rollout.max_staleness=1", "algorithm.importance=truncate"],
