@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import ray
 
@@ -20,6 +21,7 @@ from medrl.stages.ppo_inputs import PpoInputs, prepare
 from medrl.stages.ppo_proofs import check_kl_limit, check_reference, check_start
 from medrl.stages.ppo_recovery import with_recovery
 from medrl.stages.ppo_rollouts import Rollouts, staleness
+from medrl.stages.ppo_scoring import Scoring
 from medrl.stages.ppo_state import LoopState, checkpoint_root, find_checkpoint
 from medrl.timer import Timer
 from medrl.tracking.base import Tracker, open_tracker
@@ -90,6 +92,7 @@ def train(
 ) -> dict[str, float]:
     """The loop; returns the last step's metrics. What changes weights happens in `interrupts.deferred()` blocks."""
     metrics: dict[str, float] = {}
+    scoring = Scoring(inputs, w.reward, rollouts)
     with interrupts.deferred():
         rollouts.publish(w.policy.export_weights(state.step, inputs.probe_ids))
         rollouts.settle()
@@ -109,7 +112,7 @@ def train(
             batch, texts = collate(completions, inputs.pad_id), inputs.score_requests(completions)
             batch_ref = ray.put(batch)
             scores, logprobs, ref_logprobs, critic_values = gather(
-                w.reward.score(texts),
+                scoring.begin(texts),
                 w.policy.logprobs(batch_ref),
                 w.reference.logprobs(batch_ref),
                 w.critic.values(batch_ref) if w.critic else None,
@@ -121,16 +124,16 @@ def train(
         )
         check_start(config, step, experience)
         check_kl_limit(config, step, rollout_metrics)
+        evaluates, saves = (due(step, every, config.steps)
+                            for every in (config.evaluation.every, config.checkpoint.every))
         with interrupts.deferred():
             with timer("update"):
                 seed, experience_ref = request_seed(config.seed, step, "update", 0), ray.put(experience)
                 policy_metrics, critic_metrics = gather(
                     w.policy.update(experience_ref, state.kl.coef, seed),
                     w.critic.update(experience_ref, seed) if w.critic else None,
-                    meanwhile=rollouts.advance,
+                    meanwhile=rollouts.advance if evaluates else partial(scoring.run_ahead, step + 1),
                 )
-            evaluates, saves = (due(step, every, config.steps)
-                                for every in (config.evaluation.every, config.checkpoint.every))
             with timer("sync"):
                 rollouts.publish(w.policy.export_weights(step, inputs.probe_ids))
                 if evaluates or saves or not config.rollout.max_staleness:

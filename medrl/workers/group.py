@@ -17,7 +17,7 @@ from medrl.errors import MedrlError, WorkerError, WorkerLost
 
 T = TypeVar("T")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray writes for terminals
-TICK_S = 0.1  # waiting for one thing, between two looks at another
+TICK_S = 0.05  # waiting for one thing, between two looks at another
 DEATH_NOTICE_S = 30.0  # ranks that feel a peer's death fail at once; Ray may need so long to notice a dead node
 
 
