@@ -59,7 +59,8 @@ def tiny_step(config: PpoConfig, folder: str) -> PpoConfig:
         "steps": 1,
         "tracking": [],
         "data": config.data.model_copy(update={"batch_size": batch, "eval_prompts": None}),
-        "sampling": config.sampling.model_copy(update={"max_tokens": min(8, config.sampling.max_tokens)}),
+        "sampling": config.sampling.model_copy(
+            update={"max_tokens": min(max(8, config.parts), config.sampling.max_tokens)}),
         "algorithm": config.algorithm.model_copy(update={"epochs": 1}),
     }
     return config.model_copy(update=changes)

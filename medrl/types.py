@@ -86,7 +86,7 @@ class Completion:
     ids: tuple[int, ...]  # [R], R ≥ 1
     logprobs: tuple[float, ...]  # [R], the engine's, of the tempered distribution
     finish: Literal["stop", "length"]
-    version: int  # policy version that sampled it
+    version: int  # policy version that sampled it; the first, where several did
 
     def __post_init__(self) -> None:
         if not self.ids or len(self.ids) != len(self.logprobs):

@@ -81,6 +81,11 @@ class PpoConfig(TrackedConfig):
         return self.has_critic and self.critic.mode == "shared"
 
     @property
+    def parts(self) -> int:
+        """In how many parts an answer is sampled."""
+        return self.rollout.max_staleness if self.rollout.at_sync == "continue" else 1
+
+    @property
     def max_model_len(self) -> int:
         return self.rollout.max_model_len or self.data.max_prompt_tokens + self.sampling.max_tokens
 
@@ -135,6 +140,11 @@ class PpoConfig(TrackedConfig):
                 f"rollout.max_staleness {self.rollout.max_staleness} trains on answers of older weights, which have to "
                 "be weighed: set algorithm.importance to truncate or mask"
             )
+        if self.sampling.max_tokens % self.parts:
+            raise ValueError(
+                f"rollout.at_sync continue cuts answers into rollout.max_staleness parts of one length: "
+                f"sampling.max_tokens {self.sampling.max_tokens} must be a multiple of {self.parts}"
+            )
         groups = a.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_pp_baseline")
         if groups and self.data.samples_per_prompt < 2:
             raise ValueError(
@@ -176,4 +186,10 @@ class PpoConfig(TrackedConfig):
             raise ValueError(
                 "rollout.weight_transfer nccl needs lora: null, rollout.engine vllm, and whole GPUs for learner and "
                 f"rollout, got {', '.join(problems)}; set it to object_store"
+            )
+        if self.rollout.max_staleness > 1:
+            raise ValueError(
+                "rollout.weight_transfer nccl sends the weights that the learner has at that moment, and with "
+                f"rollout.max_staleness {self.rollout.max_staleness} engines take over older ones: set it to 1 or 0, "
+                "or weight_transfer to object_store"
             )

@@ -60,10 +60,17 @@ class RolloutConfig(EngineConfig):
     max_model_len: int | None = Field(
         default=None, ge=8, description="longest prompt + answer; null: data.max_prompt_tokens + sampling.max_tokens"
     )
-    max_staleness: Literal[0, 1] = Field(
+    max_staleness: int = Field(
         default=0,
+        ge=0,
         description="updates that the weights which sample may be behind. 0: on-policy, engines and learners take "
-        "turns; 1: engines sample the next step's answers while the learners train (needs algorithm.importance)",
+        "turns; k: engines sample the answers of the next k steps while the learners train (needs "
+        "algorithm.importance)",
+    )
+    at_sync: Literal["finish", "continue"] = Field(
+        default="finish",
+        description="max_staleness k from 2 on: answers are finished before engines take over newer weights, or go on "
+        "by these after every sampling.max_tokens / k tokens",
     )
     probe_tolerance: float | None = Field(
         default=None,
@@ -85,6 +92,15 @@ class RolloutConfig(EngineConfig):
     def _elastic(self):
         if self.max_workers is not None and self.max_workers < self.workers:
             raise ValueError(f"max_workers must be at least workers {self.workers}, got {self.max_workers}")
+        return self
+
+    @model_validator(mode="after")
+    def _continues(self):
+        if self.at_sync == "continue" and self.max_staleness < 2:
+            raise ValueError(
+                f"at_sync continue cuts answers into max_staleness parts, got max_staleness {self.max_staleness}: set "
+                "it to 2 or more, or at_sync to finish"
+            )
         return self
 
     @model_validator(mode="after")

@@ -122,6 +122,11 @@ class PromptStream:
         """The next `batch_size` prompts."""
         return [self.prompts[index] for index in self._next_indices()]
 
+    @property
+    def dealt(self) -> int:
+        """Batches since the start."""
+        return self._batches
+
     def state(self) -> dict:
         """Where the stream stands, as plain JSON values."""
         return {"batches": self._batches, "fingerprint": self._fingerprint()}

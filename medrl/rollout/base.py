@@ -30,6 +30,12 @@ class GenerateRequest:
     prompt: Prompt
     sample: int  # 0 … samples_per_prompt - 1
     seed: int  # of this request alone, so that the answer does not depend on what it is batched with
+    begun: tuple[int, ...] = ()  # the answer's tokens so far; the completion holds those that follow
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What the engine goes on from."""
+        return self.prompt.ids + self.begun
 
 
 def request_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
@@ -125,18 +131,18 @@ class SyncedGenerator(ABC):
                  greedy: bool = False) -> list[Completion]:
         version = self._receiver.require_fresh()
         for request in requests:
-            self._check_length(request.prompt, sampling)
+            self._check_length(request, sampling)
         answers = self._sample(requests, sampling, greedy)
         return [Completion(request.prompt, request.sample, tuple(ids), tuple(logprobs),
                            "stop" if ids[-1] in self.stop_ids else "length", version)
                 for request, (ids, logprobs) in zip(requests, answers, strict=True)]
 
-    def _check_length(self, prompt: Prompt, sampling: SamplingConfig) -> None:
-        if len(prompt.ids) + sampling.max_tokens > self.config.max_model_len:
-            raise DataError(f"prompt {prompt.id} leaves no room for its answer",
+    def _check_length(self, request: GenerateRequest, sampling: SamplingConfig) -> None:
+        if len(request.ids) + sampling.max_tokens > self.config.max_model_len:
+            raise DataError(f"prompt {request.prompt.id} leaves no room for its answer",
                             limit=f"at most {self.config.max_model_len} tokens, sampling.max_tokens "
                                   f"{sampling.max_tokens} included",
-                            got=f"a prompt of {len(prompt.ids)} tokens",
+                            got=f"a prompt of {len(request.ids)} tokens",
                             remedy="raise rollout.max_model_len, or set data.too_long to drop or cut such prompts")
 
     @property

@@ -61,7 +61,7 @@ class HfGenerator(SyncedGenerator):
     def _sample_one(self, request: GenerateRequest, sampling: SamplingConfig,
                     greedy: bool) -> tuple[list[int], list[float]]:
         rng = torch.Generator(self._device).manual_seed(request.seed)
-        step, cache = torch.tensor([request.prompt.ids], device=self._device), None
+        step, cache = torch.tensor([request.ids], device=self._device), None
         ids: list[int] = []
         logprobs: list[float] = []
         while len(ids) < sampling.max_tokens:

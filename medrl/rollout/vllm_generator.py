@@ -83,7 +83,7 @@ class VllmGenerator(SyncedGenerator):
     def _sample(self, requests: Sequence[GenerateRequest], sampling: SamplingConfig,
                 greedy: bool) -> list[tuple[list[int], list[float]]]:
         params = [self._params(request, sampling, greedy) for request in requests]
-        answers = [output.outputs[0] for output in self._run([request.prompt.ids for request in requests], params)]
+        answers = [output.outputs[0] for output in self._run([request.ids for request in requests], params)]
         return [(list(answer.token_ids), _pick(answer.logprobs, answer.token_ids)) for answer in answers]
 
     def _params(self, request: GenerateRequest, sampling: SamplingConfig, greedy: bool) -> SamplingParams:

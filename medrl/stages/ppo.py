@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import ray
 
@@ -20,6 +21,7 @@ from medrl.stages.ppo_inputs import PpoInputs, prepare
 from medrl.stages.ppo_proofs import check_kl_limit, check_reference, check_start
 from medrl.stages.ppo_recovery import with_recovery
 from medrl.stages.ppo_rollouts import Rollouts, staleness
+from medrl.stages.ppo_scoring import Scoring
 from medrl.stages.ppo_state import LoopState, checkpoint_root, find_checkpoint
 from medrl.timer import Timer
 from medrl.tracking.base import Tracker, open_tracker
@@ -49,10 +51,12 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
         state = LoopState.begin(config, inputs.prompts)
         if found:
             state.restore(found, workers)
+        rollouts = Rollouts(config, state, workers.rollout)
         with open_tracker(config.tracking, run_dir, config.steps, resume_step=state.step if found else None) as tracker:
             try:
-                metrics = train(config, inputs, state, workers, tracker, interrupts, budget.events)
+                metrics = train(config, inputs, state, rollouts, workers, tracker, interrupts, budget.events)
             except Interrupted:
+                rollouts.settle()
                 state.save(config, workers)
                 raise
             summary = summarise(config, state, workers, metrics)
@@ -83,14 +87,15 @@ def summarise(config: PpoConfig, state: LoopState, workers: Workers, metrics: di
 
 
 def train(
-    config: PpoConfig, inputs: PpoInputs, state: LoopState, w: Workers, tracker: Tracker, interrupts: Interrupts,
-    events: EventLog,
+    config: PpoConfig, inputs: PpoInputs, state: LoopState, rollouts: Rollouts, w: Workers, tracker: Tracker,
+    interrupts: Interrupts, events: EventLog,
 ) -> dict[str, float]:
     """The loop; returns the last step's metrics. What changes weights happens in `interrupts.deferred()` blocks."""
     metrics: dict[str, float] = {}
-    rollouts = Rollouts(config, state, w.rollout)
+    scoring = Scoring(inputs, w.reward, rollouts)
     with interrupts.deferred():
-        sync(w, inputs, version=state.step)
+        rollouts.publish(w.policy.export_weights(state.step, inputs.probe_ids))
+        rollouts.settle()
         check_reference(state, w)
         if not state.evaluation_before:
             state.evaluation_before, rows = evaluate(config, inputs, w, before={})
@@ -103,15 +108,15 @@ def train(
             completions = rollouts.take(step)
         with timer("rest"):
             w.rollout.rest()
-        rollouts.run_ahead(step + 1)
         with timer("score"):  # four forward passes in parallel
             batch, texts = collate(completions, inputs.pad_id), inputs.score_requests(completions)
             batch_ref = ray.put(batch)
             scores, logprobs, ref_logprobs, critic_values = gather(
-                w.reward.score(texts),
+                scoring.begin(texts),
                 w.policy.logprobs(batch_ref),
                 w.reference.logprobs(batch_ref),
                 w.critic.values(batch_ref) if w.critic else None,
+                meanwhile=rollouts.advance,
             )
         experience, rollout_metrics = make_experience(
             batch, scores.total, logprobs, ref_logprobs, critic_values,
@@ -119,22 +124,27 @@ def train(
         )
         check_start(config, step, experience)
         check_kl_limit(config, step, rollout_metrics)
+        evaluates, saves = (due(step, every, config.steps)
+                            for every in (config.evaluation.every, config.checkpoint.every))
         with interrupts.deferred():
             with timer("update"):
                 seed, experience_ref = request_seed(config.seed, step, "update", 0), ray.put(experience)
                 policy_metrics, critic_metrics = gather(
                     w.policy.update(experience_ref, state.kl.coef, seed),
                     w.critic.update(experience_ref, seed) if w.critic else None,
+                    meanwhile=rollouts.advance if evaluates else partial(scoring.run_ahead, step + 1),
                 )
-            with timer("generate"):
-                rollouts.wait()
             with timer("sync"):
-                reports = sync(w, inputs, version=step)
-            rollout_metrics |= {"kl_coef": state.kl.coef, "staleness_max": float(max(staleness(completions, step)))}
+                rollouts.publish(w.policy.export_weights(step, inputs.probe_ids))
+                if evaluates or saves or not config.rollout.max_staleness:
+                    rollouts.settle()
+            stale = staleness(completions, step)
+            rollout_metrics |= {"kl_coef": state.kl.coef, "staleness_mean": sum(stale) / len(stale),
+                                "staleness_max": float(max(stale))}
             state.kl.update(rollout_metrics["kl_sum_mean"], len(completions))
             state.complete(step)
             evaluation: dict[str, float] = {}
-            if due(step, config.evaluation.every, config.steps):
+            if evaluates:
                 with timer("evaluate"):
                     evaluation, rows = evaluate(config, inputs, w, state.scores_before)
                 tracker.log_samples(step, rows)
@@ -142,18 +152,14 @@ def train(
                 rollout_metrics["tokens_per_second"] = float(batch.lengths.sum()) / timer.seconds["generate"]
             sources = {name: float(part.mean()) for name, part in scores.parts.items()}
             metrics = in_groups(rollout=rollout_metrics, policy=policy_metrics, critic=critic_metrics or {},
-                                source=sources, sync=sync_metrics(reports), eval=evaluation, time=timer.seconds)
+                                source=sources, sync=sync_metrics(rollouts.reports), eval=evaluation,
+                                time=timer.seconds)
             tracker.log(step, metrics)
             tracker.log_samples(step, sample_rows(completions, texts, scores, "rollout")[:SAMPLE_ROWS])
-            if due(step, config.checkpoint.every, config.steps):
+            if saves:
                 check_reference(state, w)
                 state.save(config, w)
     return metrics
-
-
-def sync(w: Workers, inputs: PpoInputs, version: int) -> list[SyncReport]:
-    """Every rollout engine takes over the policy's current weights."""
-    return w.rollout.sync(w.policy.export_weights(version, inputs.probe_ids))
 
 
 def due(step: int, every: int | None, last: int) -> bool:

@@ -67,6 +67,13 @@ def prepare(config: PpoConfig) -> PpoInputs:
     )
 
 
+def next_part(config: PpoConfig, step: int, answer: Completion) -> GenerateRequest:
+    """The request for the next tokens of an answer that one of `rollout_requests` began, with a seed of its own."""
+    first = request_seed(config.seed, step, answer.prompt.id, answer.sample)
+    seed = request_seed(first, step, answer.prompt.id, len(answer.ids))
+    return GenerateRequest(answer.prompt, answer.sample, seed, begun=answer.ids)
+
+
 def rollout_requests(config: PpoConfig, step: int, prompts: list[Prompt]) -> list[GenerateRequest]:
     """samples_per_prompt requests a prompt, each with its own seed."""
     return [

@@ -75,7 +75,7 @@ class LoopState:
     step: int = 0
     evaluation_before: dict[str, float] = field(default_factory=dict)
     scores_before: dict[str, float] = field(default_factory=dict)  # held-out prompt id → score at step 0
-    ahead: list[Completion] = field(default_factory=list)  # answers already sampled for the next step
+    ahead: dict[int, list[Completion]] = field(default_factory=dict)  # step not yet done → its answers so far
     canary: list[float] = field(default_factory=list)
     canary_tolerance: float = 0.0  # bit-identical within a process, 1e-5 after a resume
     _snapshot: dict = field(default_factory=dict)
@@ -89,24 +89,27 @@ class LoopState:
     def complete(self, step: int) -> None:
         """Step `step` is done: what `save` writes from now on, even if a later step breaks off half-way."""
         self.step = step
+        self.ahead.pop(step, None)
         self._snapshot = {
             "step": step,
             "prompts": self.prompts.state(),
             "kl": self.kl.state(),
             "evaluation_before": self.evaluation_before,
             "scores_before": self.scores_before,
-            "ahead": to_rows(self.ahead),
             "canary": self.canary,
         }
 
     def save(self, config: PpoConfig, workers: Workers) -> Path:
-        """Write a complete checkpoint of the last finished step."""
+        """Write a complete checkpoint of the last finished step. The answers to all prompts dealt by its end must be
+        there."""
 
         def write(path: Path) -> None:
             w = workers
             gather(w.policy.save(str(path / "policy")), w.critic.save(str(path / "critic")) if w.critic else None)
 
-        meta = self._snapshot | {"config": config_fingerprint(config)}
+        steps = range(self.step + 1, self._snapshot["prompts"]["batches"] + 1)
+        ahead = [to_rows(self.ahead[step]) for step in steps]
+        meta = self._snapshot | {"ahead": ahead, "config": config_fingerprint(config)}
         return checkpoint.save(checkpoint_root(config), self.step, write, config.checkpoint.keep_last, meta)
 
     def restore(self, found: Found, workers: Workers) -> None:
@@ -116,7 +119,8 @@ class LoopState:
         gather(w.policy.load(str(path / "policy")), w.critic.load(str(path / "critic")) if w.critic else None)
         self.prompts.load(meta["prompts"])
         self.kl.load(meta["kl"])
-        self.ahead = from_rows(meta["ahead"], {prompt.id: prompt for prompt in self.prompts.prompts})
+        prompts = {prompt.id: prompt for prompt in self.prompts.prompts}
+        self.ahead = {number: from_rows(rows, prompts) for number, rows in enumerate(meta["ahead"], step + 1)}
         self.evaluation_before, self.scores_before = meta["evaluation_before"], meta["scores_before"]
         self.canary, self.canary_tolerance = meta["canary"], 1e-5
         self.complete(step)

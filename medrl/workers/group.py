@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +17,7 @@ from medrl.errors import MedrlError, WorkerError, WorkerLost
 
 T = TypeVar("T")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray writes for terminals
+TICK_S = 0.05  # waiting for one thing, between two looks at another
 DEATH_NOTICE_S = 30.0  # ranks that feel a peer's death fail at once; Ray may need so long to notice a dead node
 
 
@@ -28,13 +31,21 @@ class Pending(Generic[T]):
     what: str  # "update", for errors
     timeout: float
 
-    def result(self) -> T:
-        """Raises WorkerLost when workers died or did not answer in time, and what a worker raised."""
-        return self.combine(self._get())
+    def result(self, meanwhile: Callable[[], None] | None = None) -> T:
+        """Raises WorkerLost when workers died or did not answer in time, and what a worker raised.
 
-    def _get(self) -> list[Any]:
+        `meanwhile` is called again and again until then; it should not wait.
+        """
+        return self.combine(self._get(meanwhile))
+
+    def _get(self, meanwhile: Callable[[], None] | None) -> list[Any]:
+        deadline = time.monotonic() + self.timeout
         try:
-            return ray.get(list(self.refs), timeout=self.timeout)
+            while meanwhile and time.monotonic() + TICK_S < deadline:
+                with suppress(GetTimeoutError):
+                    return ray.get(list(self.refs), timeout=TICK_S)
+                meanwhile()
+            return ray.get(list(self.refs), timeout=max(0.0, deadline - time.monotonic()))
         except GetTimeoutError:
             done, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0, fetch_local=False)
             silent = [i for i, ref in enumerate(self.refs) if ref not in done]
@@ -81,9 +92,12 @@ def _died(ref: ray.ObjectRef) -> bool:
     return False
 
 
-def gather(*pending: Any) -> tuple:
-    """The results of calls that run at the same time; None for a role the run does not have."""
-    return tuple(call.result() if call is not None else None for call in pending)
+def gather(*pending: Any, meanwhile: Callable[[], None] | None = None) -> tuple:
+    """The results of calls that run at the same time; None for a role the run does not have.
+
+    `meanwhile` is called again and again until they are there; it should not wait.
+    """
+    return tuple(call.result(meanwhile) if call is not None else None for call in pending)
 
 
 class WorkerGroup:

@@ -22,6 +22,7 @@ from medrl.faults.commands import Command, Discard, Joined, Reissued, Release, R
 from medrl.faults.job import Job
 from medrl.faults.pool import Limits, PoolMachine
 from medrl.workers.capacity import RolePlan
+from medrl.workers.group import TICK_S
 from medrl.workers.paths import unseen
 from medrl.workers.placement import ROOM_PATIENCE_S
 
@@ -51,9 +52,17 @@ class PoolWorker:
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A call on a pool that is in flight; `result()` waits for it."""
+    """A call on a pool that is in flight."""
 
-    result: Callable[[], T]
+    ended: Callable[[float], bool]  # whether it has, within so many seconds; raises when it never will
+    value: Callable[[], T]  # what it came to, once it has ended
+
+    def result(self, meanwhile: Callable[[], None] | None = None) -> T:
+        """Waits for it. `meanwhile` is called again and again until then; it should not wait."""
+        while not self.ended(TICK_S if meanwhile else POLL_S):
+            if meanwhile:
+                meanwhile()
+        return self.value()
 
 
 @dataclass(frozen=True)
@@ -93,11 +102,10 @@ class Pool:
         self._machine.need(self.plan.workers, time.monotonic())
         self._turn(0.0)
 
-        def result() -> Any:
-            self._wait(lambda: len(self._machine.ready) >= self.plan.workers)
-            return self.started[min(self.started)]
+        def ended(seconds: float) -> bool:
+            return self._reached(lambda: len(self._machine.ready) >= self.plan.workers, seconds)
 
-        return Call(result)
+        return Call(ended, lambda: self.started[min(self.started)])
 
     def submit(
         self, weights: Sequence[float], send: Callable[[Any, Sequence[int]], ray.ObjectRef],
@@ -112,7 +120,7 @@ class Pool:
         self._send = send
         job = self._machine.begin(weights, time.monotonic())
         self._turn(0.0)
-        return Call(lambda: combine(self._answers(job)))
+        return Call(lambda seconds: self._ended(job, seconds), lambda: combine(job.answers))
 
     def give_way(self) -> None:
         """Free the places of the workers that the run can do without. They are asked for again at the next call."""
@@ -143,25 +151,27 @@ class Pool:
         return WorkerError(f"{self.role} {what} failed", got=f"{type(cause).__name__}: {cause}",
                            remedy="the traceback above names the place")
 
-    def _answers(self, job: Job) -> list[Any]:
+    def _ended(self, job: Job, seconds: float) -> bool:
         if not job.done and self._machine.job is not job:
             raise WorkerError(f"a call on the {self.role} workers was given up", limit="one call at a time",
                               got="another one after it")
-        self._wait(lambda: job.done)
-        return job.answers
+        return self._reached(lambda: job.done, seconds)
 
     def _look_around(self) -> None:
         """Hear what happened since the last call, and ask for the workers that may join."""
         self._turn(0.0)
         self._machine.grow(self.plan.most, time.monotonic())
 
-    def _wait(self, until: Callable[[], bool]) -> None:
+    def _reached(self, goal: Callable[[], bool], seconds: float) -> bool:
+        """Whether `goal` is, after at most `seconds`. Raises WorkerError when it cannot be any more."""
         self._turn(0.0)
-        while not until():
-            self._machine.check(time.monotonic())
-            if self._machine.cramped(time.monotonic(), ROOM_PATIENCE_S):
-                self._make_room()
-            self._turn(POLL_S)
+        if goal():
+            return True
+        self._machine.check(time.monotonic())
+        if self._machine.cramped(time.monotonic(), ROOM_PATIENCE_S):
+            self._make_room()
+        self._turn(seconds)
+        return goal()
 
     def _turn(self, seconds: float) -> None:
         """Tell the machine what happened within `seconds`, then do what it wants done."""

@@ -95,15 +95,15 @@ class RolloutPool(Pool):
     def sample(
         self, requests: list[GenerateRequest], sampling: SamplingConfig, greedy: bool = False
     ) -> Call[list[Completion]]:
-        """`generate` as a call that runs while the driver does something else; wait for it before the next sync."""
+        """`generate` as a call that runs while the driver does something else; it has to end before the next sync."""
 
         def send(worker: Any, items: Sequence[int]) -> ray.ObjectRef:
             return worker.generate.remote([requests[i] for i in items], sampling, greedy)
 
-        weights = [len(request.prompt.ids) + sampling.max_tokens for request in requests]
+        weights = [len(request.ids) + sampling.max_tokens for request in requests]
         return self.submit(weights, send, self._checked)
 
-    def sync(self, offer: Offer) -> list[SyncReport]:
+    def sync(self, offer: Offer) -> Call[list[SyncReport]]:
         """Every engine takes over the weights or is replaced: a generator is never left behind in silence."""
         self._look_around()
         self._offer, self._reports = offer, []
@@ -113,8 +113,7 @@ class RolloutPool(Pool):
         self._carry_out()
         if sending := offer.send():
             self._ask(POLICY, SEND, sending, self._sent)
-        self._wait(lambda: self._machine.updated)
-        return list(self._reports)
+        return Call(lambda seconds: self._reached(lambda: self._machine.updated, seconds), lambda: list(self._reports))
 
     def rest(self) -> None:
         """Engines free GPU memory for the learners (`rollout.sleep_level`). At level 2 a sync must come before the next

@@ -89,6 +89,19 @@ def test_greedy_takes_the_likeliest_token(at_base: Generator, base: nn.Module) -
         assert tuple(best.tolist()) == completion.ids
 
 
+def test_an_answer_in_two_parts_is_the_whole_one(at_base: Generator) -> None:
+    requests = requests_for((40, 50), (60, 61, 62), (70,), LONG)
+    whole = at_base.generate(requests, SAMPLING, greedy=True)
+    first = at_base.generate(requests, SamplingConfig(max_tokens=5), greedy=True)
+    cut = [number for number, completion in enumerate(first) if completion.finish == "length"]
+    going = [dataclasses.replace(requests[number], begun=first[number].ids) for number in cut]
+    rest = at_base.generate(going, SamplingConfig(max_tokens=7), greedy=True)
+    for number, part in zip(cut, rest, strict=True):
+        assert (first[number].ids + part.ids, part.finish) == (whole[number].ids, whole[number].finish)
+        assert first[number].logprobs + part.logprobs == pytest.approx(whole[number].logprobs, abs=1e-4)
+    assert cut
+
+
 @pytest.mark.parametrize(("top_k", "top_p"), [(3, 1.0), (-1, 0.6), (5, 0.7)])
 def test_top_k_and_top_p_cut_and_renormalise(at_base: Generator, base: nn.Module, top_k: int, top_p: float) -> None:
     sampling = SamplingConfig(max_tokens=6, temperature=1.5, top_k=top_k, top_p=top_p)
@@ -114,6 +127,8 @@ def _kept_logprob(row: torch.Tensor, token: int, top_k: int, top_p: float) -> fl
 def test_a_prompt_without_room_for_its_answer_is_refused(at_base: Generator) -> None:
     with pytest.raises(DataError, match="no room"):
         at_base.generate(requests_for(LONG), SamplingConfig(max_tokens=41))
+    with pytest.raises(DataError, match="no room"):
+        at_base.generate([dataclasses.replace(requests_for(LONG)[0], begun=(40,) * 40)], SamplingConfig(max_tokens=1))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

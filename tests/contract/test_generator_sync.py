@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medrl.errors import WeightSyncError
-from medrl.rollout.base import Generator
+from medrl.rollout.base import GenerateRequest, Generator
 from medrl.types import Completion, Probe, Weights
 from medrl.weight_sync.publisher import make_weights
 from medrl.weight_sync.stream import notice_of
@@ -32,6 +32,17 @@ def test_an_adapter_gives_the_logprobs_of_transformers_and_peft(
     assert max(gap(c, adapted) for c in completions) < 1e-3
     assert max(gap(c, base) for c in completions) > 0.1  # the adapter is no small change
     assert {c.version for c in completions} == {weights.version}
+
+
+def test_an_answer_that_was_begun_goes_on_by_the_new_weights_alone(at_base: Generator, adapted: Any) -> None:
+    begun = [completion for completion in at_base.generate(MANY, SAMPLING) if completion.finish == "length"]
+    at_base.receive(weights_of(adapted))
+    requests = [GenerateRequest(c.prompt, c.sample, number, begun=c.ids) for number, c in enumerate(begun)]
+    completions = at_base.generate(requests, SAMPLING)
+    assert [(c.prompt, c.sample) for c in completions] == [(c.prompt, c.sample) for c in begun] != []
+    for request, completion in zip(requests, completions, strict=True):
+        context = dataclasses.replace(completion.prompt, ids=request.ids)
+        assert gap(dataclasses.replace(completion, prompt=context), adapted) < 1e-3
 
 
 def test_full_weights_replace_every_parameter(generator: Generator, load_base: Callable[[], Any]) -> None:

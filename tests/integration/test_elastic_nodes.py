@@ -70,7 +70,7 @@ def test_a_node_that_comes_is_used_and_one_that_goes_is_done_without(cluster, ti
         ray.wait([weights], timeout=60, fetch_local=False)
         cluster.remove_node(third, allow_graceful=False)
         with pytest.raises(WorkerLost, match="the weights are gone") as caught:
-            run.workers.rollout.sync(StoredOffer(weights))
+            run.workers.rollout.sync(StoredOffer(weights)).result()
         assert caught.value.role == "policy"
         # The first replacement may have been sent to the dead node, before Ray knew: that one is lost too.
         assert {row["worker"].split(" on ")[0] for row in run.events("worker_lost")} == {"rollout 0"}

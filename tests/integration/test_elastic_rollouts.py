@@ -36,7 +36,7 @@ class Started:
         self.requests = rollout_requests(config, 1, inputs.prompts.next_batch())
 
     def sync(self, version: int) -> list:
-        return self.workers.rollout.sync(self.workers.policy.export_weights(version, self.inputs.probe_ids))
+        return self.workers.rollout.sync(self.workers.policy.export_weights(version, self.inputs.probe_ids)).result()
 
     def generate(self) -> list[Completion]:
         return self.workers.rollout.generate(self.requests, self.config.sampling)

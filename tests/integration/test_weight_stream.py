@@ -37,7 +37,7 @@ def streaming(config: PpoConfig) -> PpoConfig:
 def sync(run: Started, version: int) -> tuple[StreamedOffer, list[SyncReport]]:
     offer = run.workers.policy.export_weights(version, run.inputs.probe_ids)
     assert isinstance(offer, StreamedOffer)
-    return offer, run.workers.rollout.sync(offer)
+    return offer, run.workers.rollout.sync(offer).result()
 
 
 def test_engines_that_die_fall_silent_or_come_late_hold_up_nobody(
