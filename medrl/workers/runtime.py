@@ -6,12 +6,13 @@ import os
 
 import numpy as np
 
+from medrl.setup.choices import choose_spins
+
 
 def prepare_worker(threads: int, seed: int) -> None:
     """Threads and seeds of this process. Must run before torch is imported: OpenMP reads its variable only once."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    # Threads that wait must soon sleep: spinning ones take the cores from roles that share the machine (10 × slower).
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ["GOMP_SPINCOUNT"] = choose_spins(os.environ).value
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
 
