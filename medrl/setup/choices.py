@@ -16,6 +16,8 @@ T = TypeVar("T")
 SET_BY_YOU = "set by you"
 AMPERE = (8, 0)  # the first compute capability with bfloat16
 SPINS = "2000"
+KEEPS = "glibc, keeps freed memory"
+ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 FASTER = 1.1  # what counts as faster
 
 
@@ -55,6 +57,20 @@ def choose_spins(environ: Mapping[str, str]) -> Choice[str]:
     if set_already := environ.get("GOMP_SPINCOUNT"):
         return Choice(set_already, "set in the worker's environment")
     return Choice(SPINS, "threads that spin while they wait take the cores from other workers (10 × slower)")
+
+
+def choose_allocator(environ: Mapping[str, str], machine: Machine) -> Choice[str]:
+    """Where a worker's memory comes from. KEEPS: `keep_freed_memory` of medrl.setup.memory is called."""
+    preloaded = environ.get("LD_PRELOAD", "")
+    if named := [name for name in ALLOCATORS if name in preloaded]:
+        return Choice(named[0], "LD_PRELOAD of the worker's environment")
+    if tuned := [name for name in environ if name == "GLIBC_TUNABLES" or name.startswith("MALLOC_")]:
+        return Choice("glibc", f"{tuned[0]} of the worker's environment")
+    if machine.gpu is not None:
+        return Choice("glibc", "tensors are in the GPU's memory")
+    if not machine.glibc:
+        return Choice("the system's", "not glibc")
+    return Choice(KEEPS, "activations come again in every micro-batch; the kernel would clear their pages each time")
 
 
 def choose_attention(model: ModelConfig, machine: Machine, supported: bool) -> Choice[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Machine:
     cpu: str  # name of the model
     sets: tuple[str, ...]  # those of BF16_SETS that the CPU has
     gpu: Gpu | None = None
+    glibc: bool = True  # whether the C library is GNU's
     flash_attention: bool = False  # whether transformers accepts the installed flash_attn package
 
 
@@ -41,7 +43,8 @@ def this_machine() -> Machine:
         cuda = device.type == "cuda" and torch.version.hip is None
         gpu = Gpu(torch.cuda.get_device_name() if cuda else device.type,
                   torch.cuda.get_device_capability() if cuda else None)
-    return Machine(name, tuple(s for s in BF16_SETS if s in flags), gpu, is_flash_attn_2_available())
+    glibc, sets = platform.libc_ver()[0] == "glibc", tuple(s for s in BF16_SETS if s in flags)
+    return Machine(name, sets, gpu, glibc, is_flash_attn_2_available())
 
 
 def _cpu(cpuinfo: Path) -> tuple[str, set[str]]:

@@ -6,11 +6,14 @@ import os
 
 import numpy as np
 
-from medrl.setup.choices import choose_spins
+from medrl.setup.choices import KEEPS, choose_allocator, choose_spins
+from medrl.setup.machine import this_machine
+from medrl.setup.memory import keep_freed_memory
 
 
 def prepare_worker(threads: int, seed: int) -> None:
-    """Threads and seeds of this process. Must run before torch is imported: OpenMP reads its variable only once."""
+    """Threads, allocator and seeds of this process. Must run before torch is imported: OpenMP reads its variable only
+    once."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ["GOMP_SPINCOUNT"] = choose_spins(os.environ).value
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,6 +21,8 @@ def prepare_worker(threads: int, seed: int) -> None:
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
+    if choose_allocator(os.environ, this_machine()).value == KEEPS:
+        keep_freed_memory()
 
 
 def stack_rows(parts: list[np.ndarray]) -> np.ndarray:

@@ -18,6 +18,7 @@ from medrl.models.loading import has_flash_attention, read_config
 from medrl.setup.choices import (
     SET_BY_YOU,
     Choice,
+    choose_allocator,
     choose_attention,
     choose_eager,
     choose_spins,
@@ -37,14 +38,17 @@ class Node:
 
     machine: Machine
     cores: int
-    spins: Choice[str]
+    environment: dict[str, Choice[str]]  # what follows from a worker's variables
     bfloat16_gain: float | None  # None: with a GPU
 
 
 def look() -> Node:
     """At the node of this process."""
     machine, cores = this_machine(), usable_cores()
-    return Node(machine, cores, choose_spins(os.environ), None if machine.gpu else bfloat16_gain(cores))
+    environment = {"allocator": choose_allocator(os.environ, machine)}
+    if machine.gpu is None:
+        environment["GOMP_SPINCOUNT"] = choose_spins(os.environ)
+    return Node(machine, cores, environment, None if machine.gpu else bfloat16_gain(cores))
 
 
 def look_around(plans: dict[str, RolePlan]) -> dict[str, Node | None]:
@@ -74,9 +78,8 @@ def role_choices(config: PpoConfig, plan: RolePlan, threads: Choice[int], node: 
         f"{section}.gpus_per_worker": explain_device(plan.gpus, node.machine),
         f"{section}.threads_per_worker": threads,
     }
-    if node.machine.gpu is None:
-        choices["GOMP_SPINCOUNT"] = node.spins
-    return choices | dict(_rollout(config, node) if plan.role == "rollout" else _models(config, plan.role, node))
+    rest = _rollout(config, node) if plan.role == "rollout" else _models(config, plan.role, node)
+    return choices | node.environment | dict(rest)
 
 
 def _rollout(config: PpoConfig, node: Node) -> Iterator[tuple[str, Choice[Any]]]:

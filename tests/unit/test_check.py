@@ -67,10 +67,10 @@ def test_a_remote_scorer_is_asked_for_one_score():
 def test_the_set_up_of_each_role_is_printed_with_its_reasons(tmp_path, monkeypatch):
     """On made-up nodes: engines on one with a GPU, the policy on one without, and no room for the others."""
     config = build_config(PpoConfig, ppo_values(tmp_path, learner={"threads_per_worker": 3}))
-    plans, spins = plan_roles(config), Choice("2000", "they sleep")
+    plans = plan_roles(config)
     nodes = dict.fromkeys(plans) | {
-        "policy": Node(Machine("EPYC", ("avx512_bf16",)), 8, spins, 2.0),
-        "rollout": Node(Machine("Xeon", (), Gpu("H200", (9, 0))), 16, spins, None),
+        "policy": Node(Machine("EPYC", ("avx512_bf16",)), 8, {"allocator": Choice("glibc", "tuned")}, 2.0),
+        "rollout": Node(Machine("Xeon", (), Gpu("H200", (9, 0))), 16, {}, None),
     }
     monkeypatch.setattr(check, "look_around", lambda plans: nodes)
     monkeypatch.setattr(placement, "is_local_cluster", lambda: False)
@@ -81,6 +81,6 @@ def test_the_set_up_of_each_role_is_printed_with_its_reasons(tmp_path, monkeypat
     assert rows["policy"]["learner.threads_per_worker"].split()[3:] == "3 │ set by you │".split()
     assert "bfloat16 are 2.0 × as fast: bfloat16 would be faster" in rows["policy"]["model.dtype"]
     assert rows["rollout"]["rollout.enforce_eager"].split()[3] == "false" and "H200" in shown["rollout"]
-    assert "GOMP_SPINCOUNT" in rows["policy"] and "GOMP_SPINCOUNT" not in rows["rollout"]
+    assert rows["policy"]["allocator"].split()[3:] == "glibc │ tuned │".split()
     for role in ("critic", "reward"):
         assert "no node could be looked at" in shown[role]

@@ -133,7 +133,7 @@ def test_the_quick_check_needs_no_torch():
 @pytest.mark.parametrize("flash_attention", [True, False])
 def test_the_kernel_is_the_one_chosen_for_this_machine(model_dir, monkeypatch, flash_attention):
     """On a made-up GPU: what transformers is asked for, which refuses flash attention here."""
-    machine = Machine("Xeon", (), Gpu("H200", (9, 0)), flash_attention)
+    machine = Machine("Xeon", (), Gpu("H200", (9, 0)), flash_attention=flash_attention)
     monkeypatch.setattr(loading, "this_machine", lambda: machine)
     model = ModelConfig(path=str(model_dir("qwen3")), dtype="bfloat16")
     if flash_attention:

@@ -8,6 +8,8 @@ import pytest
 
 from medrl.config.common import ModelConfig
 from medrl.setup.choices import (
+    KEEPS,
+    choose_allocator,
     choose_attention,
     choose_eager,
     choose_spins,
@@ -43,6 +45,18 @@ def test_spins_of_the_environment_stay():
     assert choose_spins({}).value == "2000"
     choice = choose_spins({"GOMP_SPINCOUNT": "0"})
     assert choice.value == "0" and "environment" in choice.why
+
+
+def test_freed_memory_is_kept_where_tensors_are_in_glibcs():
+    assert choose_allocator({"HOME": "/", "LD_PRELOAD": "/lib/libgomp.so.1"}, LAPTOP).value == KEEPS
+    assert choose_allocator({}, HOPPER).value != KEEPS
+    assert choose_allocator({}, replace(LAPTOP, glibc=False)).value != KEEPS
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LD_PRELOAD"])
+def test_an_allocator_that_the_environment_chooses_stays(name):
+    choice = choose_allocator({name: "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"}, LAPTOP)
+    assert choice.value == ("tcmalloc" if name == "LD_PRELOAD" else "glibc") and name in choice.why
 
 
 def test_flash_attention_needs_gpu_package_dtype_and_architecture():

@@ -15,8 +15,8 @@ from medrl.workers.runtime import prepare_worker
 from medrl.workers.setup import Node, role_choices
 from tests.tiny import ppo_values
 
-CPU = Node(Machine("EPYC", ("avx512_bf16",)), 2, Choice("2000", "because"), 2.0)
-GPU = Node(Machine("Xeon", (), Gpu("H200", (9, 0)), True), 16, Choice("2000", "because"), None)
+CPU = Node(Machine("EPYC", ("avx512_bf16",)), 2, {"GOMP_SPINCOUNT": Choice("2000", "because")}, 2.0)
+GPU = Node(Machine("Xeon", (), Gpu("H200", (9, 0)), flash_attention=True), 16, {}, None)
 
 
 def choices(config: PpoConfig, role: str, node: Node) -> dict[str, Choice]:
