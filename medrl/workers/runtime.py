@@ -21,6 +21,11 @@ def prepare_worker(threads: int, seed: int) -> None:
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
+    prepare_memory()
+
+
+def prepare_memory() -> None:
+    """The allocator that is chosen for a worker like this process."""
     if choose_allocator(os.environ, this_machine()).value == KEEPS:
         keep_freed_memory()
 

@@ -24,6 +24,7 @@ from medrl.setup.choices import SPINS, choose_threads
 from medrl.setup.cores import usable_cores
 from medrl.workers.capacity import RolePlan
 from medrl.workers.placement import check_cluster
+from medrl.workers.runtime import prepare_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,6 +54,7 @@ def launch(
 
     def run(config: dict) -> dict:
         _set_threads(plan.threads)
+        prepare_memory()
         return loop(config["job"], {name: ray.get(reference) for name, reference in config["tables"].items()})
 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_TIMEOUT_S)
