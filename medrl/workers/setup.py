@@ -33,7 +33,7 @@ LOOK_S = 60.0  # for a place on a node, and to import torch there
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeFacts:
     """What a process on a node found out for the workers that go there."""
 
     machine: Machine
@@ -42,16 +42,16 @@ class Node:
     bfloat16_gain: float | None  # None: with a GPU
 
 
-def look() -> Node:
+def look() -> NodeFacts:
     """At the node of this process."""
     machine, cores = this_machine(), usable_cores()
     environment = {"allocator": choose_allocator(os.environ, machine)}
     if machine.gpu is None:
         environment["GOMP_SPINCOUNT"] = choose_spins(os.environ)
-    return Node(machine, cores, environment, None if machine.gpu else bfloat16_gain(cores))
+    return NodeFacts(machine, cores, environment, None if machine.gpu else bfloat16_gain(cores))
 
 
-def look_around(plans: dict[str, RolePlan]) -> dict[str, Node | None]:
+def look_around(plans: dict[str, RolePlan]) -> dict[str, NodeFacts | None]:
     """A node where each role's workers may go, seen with the GPUs they will have. None: no room was found, or a task
     cannot run there; the start of the workers says why."""
     task = ray.remote(num_cpus=0, max_retries=0)(look)
@@ -63,7 +63,7 @@ def look_around(plans: dict[str, RolePlan]) -> dict[str, Node | None]:
     return {role: found[kind] for role, kind in kinds.items()}
 
 
-def _found(call: ray.ObjectRef) -> Node | None:
+def _found(call: ray.ObjectRef) -> NodeFacts | None:
     try:
         return ray.get(call, timeout=0)
     except (RayError, TimeoutError):
@@ -71,7 +71,7 @@ def _found(call: ray.ObjectRef) -> Node | None:
         return None
 
 
-def role_choices(config: PpoConfig, plan: RolePlan, threads: Choice[int], node: Node) -> dict[str, Choice[Any]]:
+def role_choices(config: PpoConfig, plan: RolePlan, threads: Choice[int], node: NodeFacts) -> dict[str, Choice[Any]]:
     """Setting → what a worker of the role chooses on the node."""
     section = "learner" if plan.role == "policy" else plan.role
     choices: dict[str, Choice[Any]] = {
@@ -82,7 +82,7 @@ def role_choices(config: PpoConfig, plan: RolePlan, threads: Choice[int], node: 
     return choices | node.environment | dict(rest)
 
 
-def _rollout(config: PpoConfig, node: Node) -> Iterator[tuple[str, Choice[Any]]]:
+def _rollout(config: PpoConfig, node: NodeFacts) -> Iterator[tuple[str, Choice[Any]]]:
     rollout, on_cpu = config.rollout, node.machine.gpu is None
     yield "rollout.dtype", _dtype(rollout, node)
     if rollout.engine == "vllm":
@@ -93,7 +93,7 @@ def _rollout(config: PpoConfig, node: Node) -> Iterator[tuple[str, Choice[Any]]]
         yield "rollout.sleep_level", Choice(rollout.sleep_level, why)
 
 
-def _models(config: PpoConfig, role: str, node: Node) -> Iterator[tuple[str, Choice[Any]]]:
+def _models(config: PpoConfig, role: str, node: NodeFacts) -> Iterator[tuple[str, Choice[Any]]]:
     """Of the models that the role's workers load."""
     if role == "reward":
         for source in config.reward.sources:
@@ -109,10 +109,10 @@ def _models(config: PpoConfig, role: str, node: Node) -> Iterator[tuple[str, Cho
     yield "model.attn_implementation", _attention(model, node)
 
 
-def _dtype(section: ModelConfig | RewardSource | RolloutConfig, node: Node) -> Choice[Any]:
+def _dtype(section: ModelConfig | RewardSource | RolloutConfig, node: NodeFacts) -> Choice[Any]:
     return explain_dtype(section.dtype, "dtype" in section.model_fields_set, node.machine, node.bfloat16_gain)
 
 
-def _attention(model: ModelConfig, node: Node) -> Choice[str]:
+def _attention(model: ModelConfig, node: NodeFacts) -> Choice[str]:
     architecture = read_config(model.path, model.trust_remote_code)
     return choose_attention(model, node.machine, has_flash_attention(architecture))

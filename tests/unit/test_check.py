@@ -14,7 +14,7 @@ from medrl.setup.choices import Choice
 from medrl.setup.machine import Gpu, Machine
 from medrl.workers import placement
 from medrl.workers.placement import plan_roles
-from medrl.workers.setup import Node
+from medrl.workers.setup import NodeFacts
 from tests.scoring_server import Reply, scoring_service
 from tests.tiny import ppo_values
 
@@ -69,8 +69,8 @@ def test_the_set_up_of_each_role_is_printed_with_its_reasons(tmp_path, monkeypat
     config = build_config(PpoConfig, ppo_values(tmp_path, learner={"threads_per_worker": 3}))
     plans = plan_roles(config)
     nodes = dict.fromkeys(plans) | {
-        "policy": Node(Machine("EPYC", ("avx512_bf16",)), 8, {"allocator": Choice("glibc", "tuned")}, 2.0),
-        "rollout": Node(Machine("Xeon", (), Gpu("H200", (9, 0))), 16, {}, None),
+        "policy": NodeFacts(Machine("EPYC", ("avx512_bf16",)), 8, {"allocator": Choice("glibc", "tuned")}, 2.0),
+        "rollout": NodeFacts(Machine("Xeon", (), Gpu("H200", (9, 0))), 16, {}, None),
     }
     monkeypatch.setattr(check, "look_around", lambda plans: nodes)
     monkeypatch.setattr(placement, "is_local_cluster", lambda: False)

@@ -12,19 +12,19 @@ from medrl.setup.choices import Choice, choose_threads
 from medrl.setup.machine import Gpu, Machine
 from medrl.workers.placement import plan_roles
 from medrl.workers.runtime import prepare_worker
-from medrl.workers.setup import Node, role_choices
+from medrl.workers.setup import NodeFacts, role_choices
 from tests.tiny import ppo_values
 
-CPU = Node(Machine("EPYC", ("avx512_bf16",)), 2, {"GOMP_SPINCOUNT": Choice("2000", "because")}, 2.0)
-GPU = Node(Machine("Xeon", (), Gpu("H200", (9, 0)), flash_attention=True), 16, {}, None)
+CPU = NodeFacts(Machine("EPYC", ("avx512_bf16",)), 2, {"GOMP_SPINCOUNT": Choice("2000", "because")}, 2.0)
+GPU = NodeFacts(Machine("Xeon", (), Gpu("H200", (9, 0)), flash_attention=True), 16, {}, None)
 
 
-def choices(config: PpoConfig, role: str, node: Node) -> dict[str, Choice]:
+def choices(config: PpoConfig, role: str, node: NodeFacts) -> dict[str, Choice]:
     plan = plan_roles(config)[role]
     return role_choices(config, plan, choose_threads(plan.threads, plan.cpus, node.cores, 1), node)
 
 
-def values(config: PpoConfig, role: str, node: Node) -> dict[str, object]:
+def values(config: PpoConfig, role: str, node: NodeFacts) -> dict[str, object]:
     return {setting: choice.value for setting, choice in choices(config, role, node).items()}
 
 
