@@ -168,8 +168,9 @@ def has_flash_attention(config: PreTrainedConfig) -> bool:
     """Whether transformers runs the architecture of a config with flash attention."""
     from transformers import AutoModel
 
-    classes = AutoModel._model_mapping.get(type(config), ())  # remote code is not in it
-    return any(kind._supports_flash_attn for kind in (classes if isinstance(classes, tuple) else (classes,)))
+    classes = AutoModel._model_mapping.get(type(config), None)  # None: remote code
+    return any(getattr(kind, "_supports_flash_attn", False)
+               for kind in (classes if isinstance(classes, tuple) else (classes,)))
 
 
 def load_causal_lm(model: ModelConfig) -> PreTrainedModel:
