@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -23,8 +24,11 @@ from medrl.models.memory import BYTES, GIB, training_memory
 from medrl.stages.ppo import run_ppo
 from medrl.stages.ppo_inputs import PpoInputs, prepare
 from medrl.types import ScoreRequest
-from medrl.workers.placement import plan_roles
+from medrl.workers.capacity import RolePlan
+from medrl.workers.cluster import connect
+from medrl.workers.placement import plan_roles, threads_for, total_cpus
 from medrl.workers.scorers import make_scorer
+from medrl.workers.setup import look_around, role_choices
 
 
 def run_check(config: PpoConfig) -> None:
@@ -44,7 +48,10 @@ def run_check(config: PpoConfig) -> None:
     console.print(_batch_table(config))
     console.print(_memory_table(config))
     console.print(_placement_table(config))
-    with tempfile.TemporaryDirectory(prefix="medrl-check-") as folder:
+    plans = plan_roles(config)
+    with connect(config.ray, total_cpus(plans)), tempfile.TemporaryDirectory(prefix="medrl-check-") as folder:
+        for table in _setup_tables(config, plans):
+            console.print(table)
         summary = run_ppo(tiny_step(config, folder))
     console.print(f"one tiny step ran in {summary['seconds']:.0f} s on {summary['engines']}")
 
@@ -170,6 +177,20 @@ def _placement_table(config: PpoConfig) -> Table:
     for role in (role for role, is_inside in inside.items() if is_inside):
         table.add_row(role, "inside the policy", "0", "0", "")
     return table
+
+
+def _setup_tables(config: PpoConfig, plans: dict[str, RolePlan]) -> Iterator[Table | str]:
+    """What the workers of each role will choose by themselves. Ray must be connected."""
+    threads, nodes = threads_for(plans), look_around(plans)
+    for role, plan in plans.items():
+        if (node := nodes[role]) is None:
+            yield f"set-up of {role}: no node could be looked at, the step below says why"
+            continue
+        table = Table("setting", "chosen", "why", title=f"set-up of {role}, on {node.machine.cpu}, {node.cores} cores")
+        for setting, choice in role_choices(config, plan, threads[role], node).items():
+            value = str(choice.value)
+            table.add_row(setting, value.lower() if isinstance(choice.value, bool) else value, choice.why)
+        yield table
 
 
 def parameter_count(path: str) -> int:

@@ -43,8 +43,10 @@ class ModelConfig(StrictModel):
         "docs/data-formats.md); null: the tokenizer's own",
     )
     dtype: DType = Field(default="float32", description="dtype the weights are loaded and trained in")
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        default="sdpa", description="attention kernel"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
+        default=None,
+        description="attention kernel; null: flash_attention_2 on a GPU that runs it in `dtype`, where the package is "
+        "installed and the architecture has it, else sdpa",
     )
     trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
 

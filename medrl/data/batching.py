@@ -42,7 +42,7 @@ def micro_batches(
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     longest_first = np.asarray(lengths)[order].tolist()
-    costs, begins = [0], [0]  # of the best cut of the rows before each place, and where its last group begins
+    costs, begins = [0.0], [0]  # of the best cut of the rows before each place, and where its last group begins
     for end in range(1, len(longest_first) + 1):
         best, tokens = (math.inf, end), 0
         for begin in range(end - 1, max(end - max_rows, 0) - 1, -1):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from medrl.config.common import ModelConfig
 from medrl.data.templates import set_template
 from medrl.errors import ModelError
+from medrl.setup.choices import choose_attention
+from medrl.setup.machine import this_machine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -162,6 +164,15 @@ def auto_class(config: PreTrainedConfig, task: Literal["causal", "scalar"]) -> A
     )
 
 
+def has_flash_attention(config: PreTrainedConfig) -> bool:
+    """Whether transformers runs the architecture of a config with flash attention."""
+    from transformers import AutoModel
+
+    classes = AutoModel._model_mapping.get(type(config), None)  # None: remote code
+    return any(getattr(kind, "_supports_flash_attn", False)
+               for kind in (classes if isinstance(classes, tuple) else (classes,)))
+
+
 def load_causal_lm(model: ModelConfig) -> PreTrainedModel:
     """The language model in `model.dtype`, in eval mode, every dropout 0, no key-value cache.
 
@@ -193,7 +204,7 @@ def load_pretrained(
             dtype=getattr(torch, model.dtype),
             use_safetensors=True,
             output_loading_info=True,
-            attn_implementation=model.attn_implementation,
+            attn_implementation=choose_attention(model, this_machine(), has_flash_attention(config)).value,
             trust_remote_code=model.trust_remote_code,
         )
     except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:

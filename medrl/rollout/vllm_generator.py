@@ -20,6 +20,7 @@ from medrl.errors import MedrlError, ModelError, WeightSyncError, WorkerError
 from medrl.models.loading import local_dir
 from medrl.rollout.base import GenerateRequest, GeneratorConfig, SyncedGenerator, WeightReceiver
 from medrl.rollout.vllm_head import repack_head
+from medrl.setup.choices import choose_eager
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -124,7 +125,7 @@ def sleep_level(config: GeneratorConfig) -> int:
 def start_engine(config: GeneratorConfig) -> LLM:
     """The engine with the base model's weights. Raises WorkerError when memory is short, else ModelError."""
     on_cpu = not torch.accelerator.is_available()
-    eager = on_cpu if config.rollout.enforce_eager is None else config.rollout.enforce_eager
+    eager = choose_eager(config.rollout.enforce_eager, on_cpu).value
     _set_environment(eager)
     from vllm import LLM
 

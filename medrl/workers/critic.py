@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import ray
 
+from medrl.setup.memory import give_back_freed_memory
 from medrl.types import Experience, RolloutBatch
 from medrl.workers.group import Pending
 from medrl.workers.policy import LearnerGroup, LearnerWorker, PolicyGroup, _own
@@ -33,7 +34,9 @@ class CriticWorker(LearnerWorker):
         return self.learner.values(_own(batch, self.rank, self.world))
 
     def update(self, experience: Experience, seed: int) -> dict[str, float]:
-        return self.learner.update(experience, seed)
+        metrics = self.learner.update(experience, seed)
+        give_back_freed_memory()
+        return metrics
 
     def save(self, path: str) -> None:
         self.learner.save(path)

@@ -131,7 +131,7 @@ def launch_evaluators(config: EvaluateConfig) -> Iterator[EvaluationPool]:
     check_cluster({plan.role: plan})
     placement = place(plan, config.timeouts.start)
     options = {"num_cpus": plan.cpus, "num_gpus": plan.gpus, "placement_group": placement}
-    threads = threads_for({plan.role: plan})[plan.role]
+    threads = threads_for({plan.role: plan})[plan.role].value
     pool = EvaluationPool(
         [EvaluationWorker.options(**options, placement_group_bundle_index=i).remote(config, threads)
          for i in range(plan.workers)], placement, config)
@@ -147,7 +147,7 @@ def launch_scorers(config: EvaluateConfig, calibrations: dict[str, tuple[float, 
     plan = role_plans(config)["reward"]
     check_cluster({plan.role: plan})
     budget = FaultBudget(config.faults.limit, EventLog(Path(config.run_dir) / "events.jsonl"))
-    pool = RewardPool(plan, config, calibrations, threads_for({plan.role: plan})[plan.role], budget)
+    pool = RewardPool(plan, config, calibrations, threads_for({plan.role: plan})[plan.role].value, budget)
     try:
         pool.start().result()
         yield pool

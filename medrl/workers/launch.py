@@ -72,7 +72,7 @@ def _start(
     budget: FaultBudget,
 ) -> Workers:
     """Place and start every role. Whatever runs is in `groups`, so that an error leaves nothing behind."""
-    threads = threads_for(plans)
+    threads = {role: choice.value for role, choice in threads_for(plans).items()}
 
     rollout = RolloutPool(plans["rollout"], config, inputs.stop_ids, threads["rollout"], budget)
     groups.append(rollout)

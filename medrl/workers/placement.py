@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,8 @@ from medrl.config.common import Role, StageConfig
 from medrl.config.ppo import PpoConfig
 from medrl.config.rollout import RolloutConfig
 from medrl.errors import WorkerError
+from medrl.setup.choices import Choice, choose_threads
+from medrl.setup.cores import usable_cores
 from medrl.workers.capacity import Node, RolePlan, shortages, table
 from medrl.workers.cluster import alive_nodes, is_local_cluster, startable_nodes
 from medrl.workers.paths import check_paths
@@ -58,19 +59,17 @@ def total_cpus(plans: dict[str, RolePlan]) -> float:
     return sum(p.most * p.cpus for p in plans.values())
 
 
-def threads_for(plans: dict[str, RolePlan]) -> dict[str, int]:
+def threads_for(plans: dict[str, RolePlan]) -> dict[str, Choice[int]]:
     """Threads of each role's workers.
 
     On a cluster of one machine roles take turns, so each gets its share of the cores among those that run at the same
     time: rollouts have the machine to themselves, policy and critic train together. On more machines a worker has
     the CPUs it reserved.
     """
-    if not is_local_cluster():
-        return {p.role: p.threads or max(1, int(p.cpus)) for p in plans.values()}
-    cores = os.cpu_count() or 1
+    cores = usable_cores() if is_local_cluster() else None
     training = sum(plans[role].workers for role in ("policy", "critic") if role in plans)
     together = {"policy": training, "critic": training}
-    return {p.role: p.threads or max(1, cores // together.get(p.role, p.most)) for p in plans.values()}
+    return {p.role: choose_threads(p.threads, p.cpus, cores, together.get(p.role, p.most)) for p in plans.values()}
 
 
 def check_cluster(plans: dict[str, RolePlan]) -> None:

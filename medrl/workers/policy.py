@@ -13,6 +13,7 @@ import ray
 
 from medrl.config.ppo import PpoConfig
 from medrl.errors import WorkerLost
+from medrl.setup.memory import give_back_freed_memory
 from medrl.types import Experience, RolloutBatch, Weights, WeightsNotice
 from medrl.workers.group import Pending, WorkerGroup
 from medrl.workers.offers import Offer, StoredOffer, StreamedOffer, settled
@@ -75,7 +76,9 @@ class PolicyWorker(LearnerWorker):
 
     def update(self, experience: Experience, kl_coef: float, seed: int) -> dict[str, float]:
         self.announced = None
-        return self.learner.update(experience, kl_coef, seed)
+        metrics = self.learner.update(experience, kl_coef, seed)
+        give_back_freed_memory()  # the other roles have their turn now
+        return metrics
 
     def export_weights(self, version: int, probe_ids: tuple[int, ...]) -> Weights | None:
         from medrl.weight_sync.publisher import make_weights
@@ -136,7 +139,9 @@ class PolicyWorker(LearnerWorker):
         return self.critic.values(_own(batch, self.rank, self.world))
 
     def critic_update(self, experience: Experience, seed: int) -> dict[str, float]:
-        return self.critic.update(experience, seed)
+        metrics = self.critic.update(experience, seed)
+        give_back_freed_memory()
+        return metrics
 
     def critic_save(self, path: str) -> None:
         self.critic.save(path)

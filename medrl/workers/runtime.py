@@ -6,17 +6,28 @@ import os
 
 import numpy as np
 
+from medrl.setup.choices import KEEPS, choose_allocator, choose_spins
+from medrl.setup.machine import this_machine
+from medrl.setup.memory import keep_freed_memory
+
 
 def prepare_worker(threads: int, seed: int) -> None:
-    """Threads and seeds of this process. Must run before torch is imported: OpenMP reads its variable only once."""
+    """Threads, allocator and seeds of this process. Must run before torch is imported: OpenMP reads its variable only
+    once."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    # Threads that wait must soon sleep: spinning ones take the cores from roles that share the machine (10 × slower).
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ["GOMP_SPINCOUNT"] = choose_spins(os.environ).value
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
+    prepare_memory()
+
+
+def prepare_memory() -> None:
+    """The allocator that is chosen for a worker like this process."""
+    if choose_allocator(os.environ, this_machine()).value == KEEPS:
+        keep_freed_memory()
 
 
 def stack_rows(parts: list[np.ndarray]) -> np.ndarray:

@@ -20,8 +20,11 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, Wo
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from medrl.errors import MedrlError, WorkerError
+from medrl.setup.choices import SPINS, choose_threads
+from medrl.setup.cores import usable_cores
 from medrl.workers.capacity import RolePlan
 from medrl.workers.placement import check_cluster
+from medrl.workers.runtime import prepare_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +35,7 @@ COLLECTIVE_TIMEOUT_S = 1800  # one torch.distributed operation
 
 # TRL reports its use to the hub unless told not to; nothing of a medical training run may leave the cluster.
 # Threads that wait must soon sleep: spinning ones starve whatever shares the machine.
-WORKER_ENV = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "2000"}
+WORKER_ENV = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": SPINS}
 
 
 def launch(
@@ -51,6 +54,7 @@ def launch(
 
     def run(config: dict) -> dict:
         _set_threads(plan.threads)
+        prepare_memory()
         return loop(config["job"], {name: ray.get(reference) for name, reference in config["tables"].items()})
 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_TIMEOUT_S)
@@ -84,8 +88,8 @@ def _set_threads(threads: int | None) -> None:
     """Torch threads of this worker: as configured, or its share of the machine's cores."""
     import torch
 
-    share = len(os.sched_getaffinity(0)) // get_context().get_local_world_size()
-    torch.set_num_threads(threads or max(1, share))
+    together = get_context().get_local_world_size()
+    torch.set_num_threads(choose_threads(threads, 1, usable_cores(), together).value)
 
 
 def _fit(trainer: TorchTrainer, watch: Callable[[], None]) -> Any:

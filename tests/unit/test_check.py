@@ -10,6 +10,11 @@ from medrl.config.base import build_config
 from medrl.config.ppo import PpoConfig
 from medrl.config.rewards import HttpConfig, RewardPoolConfig, RewardSource
 from medrl.errors import AdapterError, RewardError
+from medrl.setup.choices import Choice
+from medrl.setup.machine import Gpu, Machine
+from medrl.workers import placement
+from medrl.workers.placement import plan_roles
+from medrl.workers.setup import NodeFacts
 from tests.scoring_server import Reply, scoring_service
 from tests.tiny import ppo_values
 
@@ -57,3 +62,25 @@ def test_a_remote_scorer_is_asked_for_one_score():
         service.replies = [Reply(404)]
         with pytest.raises(RewardError, match="'gold'"):
             check._probe(source, pool)
+
+
+def test_the_set_up_of_each_role_is_printed_with_its_reasons(tmp_path, monkeypatch):
+    """On made-up nodes: engines on one with a GPU, the policy on one without, and no room for the others."""
+    config = build_config(PpoConfig, ppo_values(tmp_path, learner={"threads_per_worker": 3}))
+    plans = plan_roles(config)
+    nodes = dict.fromkeys(plans) | {
+        "policy": NodeFacts(Machine("EPYC", ("avx512_bf16",)), 8, {"allocator": Choice("glibc", "tuned")}, 2.0),
+        "rollout": NodeFacts(Machine("Xeon", (), Gpu("H200", (9, 0))), 16, {}, None),
+    }
+    monkeypatch.setattr(check, "look_around", lambda plans: nodes)
+    monkeypatch.setattr(placement, "is_local_cluster", lambda: False)
+    shown = dict(zip(plans, map(printed, check._setup_tables(config, plans)), strict=True))
+    assert "set-up of policy, on EPYC, 8 cores" in shown["policy"]
+    rows = {role: {line.split()[1]: line for line in text.splitlines() if line.startswith("│")}
+            for role, text in shown.items()}
+    assert rows["policy"]["learner.threads_per_worker"].split()[3:] == "3 │ set by you │".split()
+    assert "bfloat16 are 2.0 × as fast: bfloat16 would be faster" in rows["policy"]["model.dtype"]
+    assert rows["rollout"]["rollout.enforce_eager"].split()[3] == "false" and "H200" in shown["rollout"]
+    assert rows["policy"]["allocator"].split()[3:] == "glibc │ tuned │".split()
+    for role in ("critic", "reward"):
+        assert "no node could be looked at" in shown[role]

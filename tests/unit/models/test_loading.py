@@ -11,7 +11,8 @@ import torch
 from medrl.config.common import ModelConfig
 from medrl.errors import ModelError
 from medrl.models import loading
-from medrl.models.loading import check_model_dir, load_causal_lm, load_tokenizer
+from medrl.models.loading import check_model_dir, has_flash_attention, load_causal_lm, load_tokenizer
+from medrl.setup.machine import Gpu, Machine
 
 
 def copy(source, target):
@@ -127,3 +128,25 @@ def test_tokenizer_of_its_own_directory(model_dir, tmp_path):
 def test_the_quick_check_needs_no_torch():
     code = "import sys, medrl.models.loading; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("flash_attention", [True, False])
+def test_the_kernel_is_the_one_chosen_for_this_machine(model_dir, monkeypatch, flash_attention):
+    """On a made-up GPU: what transformers is asked for, which refuses flash attention here."""
+    machine = Machine("Xeon", (), Gpu("H200", (9, 0)), flash_attention=flash_attention)
+    monkeypatch.setattr(loading, "this_machine", lambda: machine)
+    model = ModelConfig(path=str(model_dir("qwen3")), dtype="bfloat16")
+    if flash_attention:
+        with pytest.raises(ModelError, match="cannot be loaded") as error:
+            load_causal_lm(model)
+        assert "FlashAttention2" in error.value.got
+    else:
+        assert load_causal_lm(model).config._attn_implementation == "sdpa"
+
+
+def test_flash_attention_is_asked_of_architectures_that_have_it():
+    from transformers import BloomConfig, PreTrainedConfig, Qwen3Config
+
+    assert has_flash_attention(Qwen3Config())
+    assert not has_flash_attention(BloomConfig())
+    assert not has_flash_attention(PreTrainedConfig())  # what remote code brings

@@ -10,8 +10,9 @@ import pytest
 from medrl.config.base import build_config
 from medrl.config.ppo import PpoConfig
 from medrl.errors import ConfigError
+from medrl.workers import placement
 from medrl.workers.paths import unseen
-from medrl.workers.placement import plan_roles, total_cpus
+from medrl.workers.placement import plan_roles, threads_for, total_cpus
 
 
 def config(**sections: Any) -> PpoConfig:
@@ -60,3 +61,18 @@ def test_engines_that_may_join_have_room_on_a_local_cluster_and_are_not_asked_of
 
 def test_what_is_not_there_is_unseen(tmp_path: Path) -> None:
     assert unseen([str(tmp_path), "/nowhere/model", "org/not-cached"]) == ["/nowhere/model", "org/not-cached"]
+
+
+def test_on_one_machine_learners_share_the_cores_and_a_pool_has_them_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 cores: 2 ranks of the policy beside the critic; 3 engines, and 2 that may join."""
+    monkeypatch.setattr(placement, "is_local_cluster", lambda: True)
+    monkeypatch.setattr(placement, "usable_cores", lambda: 12)
+    plans = plan_roles(config(
+        learner={"workers": 2}, rollout={"workers": 3, "max_workers": 5}, reward={"sources": [
+            {"name": "a", "model": "/m/a"}], "threads_per_worker": 7}))
+    threads = threads_for(plans)
+    assert {role: choice.value for role, choice in threads.items()} == {
+        "policy": 4, "critic": 4, "rollout": 2, "reward": 7}
+    assert threads["reward"].why == "set by you" and "one of 3" in threads["policy"].why
+    monkeypatch.setattr(placement, "is_local_cluster", lambda: False)
+    assert threads_for(plan_roles(config(rollout={"cpus_per_worker": 3.0})))["rollout"].value == 3
