@@ -13,6 +13,7 @@ import ray
 
 from medrl.config.ppo import PpoConfig
 from medrl.errors import WorkerLost
+from medrl.profile.recorder import Recorded
 from medrl.types import Experience, RolloutBatch, Weights, WeightsNotice
 from medrl.workers.group import Pending, WorkerGroup
 from medrl.workers.offers import Offer, StoredOffer, StreamedOffer, settled
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from medrl.learner.policy import DeepSpeedPolicy
 
 
-class LearnerWorker:
+class LearnerWorker(Recorded):
     """What policy and critic ranks share: joining the process group."""
 
     def __init__(self, config: PpoConfig, rank: int, world: int, threads: int) -> None:
