@@ -65,9 +65,9 @@ class Profiler:
         end = time.time_ns()
         recordings = _ask({name: handle.stop_recording.remote() for name, handle in self._handles.items()})
         offsets = self._offsets(recordings)
-        placed = {name: offsets[recording.clock] for name, recording in recordings.items() if recording.clock in offsets}
-        calls = {name: _shifted(recordings[name].calls, offset) for name, offset in placed.items()}
-        errors = {name: offset.error for name, offset in placed.items()}
+        recordings = {name: recording for name, recording in recordings.items() if recording.clock in offsets}
+        calls = {name: _shifted(recording.calls, offsets[recording.clock]) for name, recording in recordings.items()}
+        errors = {name: offsets[recording.clock].error for name, recording in recordings.items()}
         self._recorded[step] = StepRecord(
             step, self._start, end, tuple(timer.spans), calls, errors, slowed=step == self._steps[-1])
         self._folder.mkdir(exist_ok=True)
