@@ -21,7 +21,7 @@ def add_stages(commands: Commands) -> None:
     ppo = add_training("ppo", _ppo, "train a policy with PPO against reward models")
     ppo.add_argument("--profile", action="store_const", const=range(2, 4), default=(),
                      help="record who did what in steps 2 and 3, and the operators of step 3, to <run>/profile")
-    ppo.add_argument("--profile-steps", dest="profile", type=_steps, metavar="FIRST[-LAST]",
+    ppo.add_argument("--profile-steps", dest="profile", type=steps, metavar="FIRST[-LAST]",
                      help="the same of other steps (operators: of the last)")
     add = commands.add_stage
     add("evaluate", _evaluate, "measure a model, beside a baseline if one is given")
@@ -29,12 +29,12 @@ def add_stages(commands: Commands) -> None:
     add("check", _check, "check a PPO config: data, tokenizers, LoRA targets, memory, placement, one tiny step")
 
 
-def _steps(text: str) -> range:
-    """`3-5` or `3`."""
+def steps(text: str) -> range:
+    """`3-5` or `3`. Raises ValueError, which argparse reports as "invalid steps value"."""
     first, _, last = text.partition("-")
-    if not (steps := range(int(first), int(last or first) + 1)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no step")
-    return steps
+    if not (found := range(int(first), int(last or first) + 1)):
+        raise ValueError(text)
+    return found
 
 
 def _pretrain(options: argparse.Namespace) -> None:
