@@ -130,7 +130,7 @@ class Pool:
     @property
     def members(self) -> dict[int, Any]:
         """The handle of each worker that has started, by its number."""
-        return {number: self._handles[number] for number in self.started}
+        return {number: self._handles[number] for number in sorted(self.started)}
 
     def sync_member(self, number: int, version: int) -> ray.ObjectRef:
         """Ask a worker to take over the newest weights."""

@@ -66,15 +66,19 @@ def test_every_call_stands_within_a_phase_of_the_driver(profile: Path) -> None:
                   "reward 0 score"},
         "update": {"policy 0 update", "policy 1 update", "critic 0 update"},
         "sync": {"policy 0 export_weights", "policy 1 export_weights", "rollout 0 receive", "rollout 1 receive"},
+        "checkpoint": {"policy 0 save", "policy 1 save", "critic 0 save", "reference 0 canary"},
+        "evaluate": {"rollout 0 generate", "rollout 1 generate", "reward 0 score"},
     }
-    for name, start, end in phases:
-        assert any(a <= start and end <= b for _, a, b in steps)
-        inside = [(worker, call) for worker, calls in shown.items() for call in calls
-                  if start <= call[1] <= call[2] <= end]
-        if name in expected:
-            assert {f"{worker} {call[0]}" for worker, call in inside} == expected[name]
-        for worker, call in inside:
-            shown[worker].remove(call)
+    for _, begin, finish in steps:
+        found: dict[str, set[str]] = {}
+        for phase, start, end in phases:
+            if begin <= start and end <= finish:
+                inside = [(worker, call) for worker, calls in shown.items() for call in calls
+                          if start <= call[1] <= call[2] <= end]
+                found[phase] = found.get(phase, set()) | {f"{worker} {call[0]}" for worker, call in inside}
+                for worker, call in inside:
+                    shown[worker].remove(call)
+        assert found == {phase: expected[phase] for phase in found}
     assert not any(shown.values())
     assert all(any(a <= start and end <= b for _, a, b in phases) for _, start, end in waits)
 
