@@ -85,7 +85,7 @@ def _stored_dtype(model_config: Any) -> str:
 def _memory(config: InspectConfig, dtype: str, text: Any, found: Overview) -> dict[str, Any]:
     lora, logits = config.lora is not None, config.task == "causal"
     activations = [
-        activation_memory(text, config.batch, config.length, dtype, lora=lora, checkpointing=again, logits=logits)
+        activation_memory(text, config.batch, config.length, dtype, checkpointing=again, logits=logits)
         for again in (False, True)
     ]
     return {

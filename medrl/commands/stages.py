@@ -9,19 +9,32 @@ from medrl.commands.parsers import Command, Commands
 
 
 def add_stages(commands: Commands) -> None:
-    def add_training(name: str, command: Command, text: str) -> None:
+    def add_training(name: str, command: Command, text: str) -> argparse.ArgumentParser:
         stage = commands.add_stage(name, command, text)
         stage.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint")
+        return stage
 
     add_training("pretrain", _pretrain, "continue pre-training on plain text")
     add_training("sft", _sft, "fine-tune on conversations")
     add_training("reward", _reward, "train a reward model on preference pairs")
     add_training("dpo", _dpo, "train a policy on preference pairs, without reward model or rollouts")
-    add_training("ppo", _ppo, "train a policy with PPO against reward models")
+    ppo = add_training("ppo", _ppo, "train a policy with PPO against reward models")
+    ppo.add_argument("--profile", action="store_const", const=range(2, 4), default=(),
+                     help="record who did what in steps 2 and 3, and the operators of step 3, to <run>/profile")
+    ppo.add_argument("--profile-steps", dest="profile", type=steps, metavar="FIRST[-LAST]",
+                     help="the same of other steps (operators: of the last)")
     add = commands.add_stage
     add("evaluate", _evaluate, "measure a model, beside a baseline if one is given")
     add("pipeline", _pipeline, "run several stages as a chain; what is done and unchanged is not done again")
     add("check", _check, "check a PPO config: data, tokenizers, LoRA targets, memory, placement, one tiny step")
+
+
+def steps(text: str) -> range:
+    """`3-5` or `3`. Raises ValueError, which argparse reports as "invalid steps value"."""
+    first, _, last = text.partition("-")
+    if not (found := range(int(first), int(last or first) + 1)):
+        raise ValueError(text)
+    return found
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -71,7 +84,7 @@ def _ppo(options: argparse.Namespace) -> None:
     config = load_config(PpoConfig, options.config, options.overrides)
     from medrl.stages.ppo import run_ppo
 
-    run_ppo(config, options.resume)
+    run_ppo(config, options.resume, options.profile)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ def training_memory(parameters: int, trained: int, dtype: str, lora: bool) -> Tr
 
 
 def activation_memory(
-    text: Any, batch: int, length: int, dtype: str, *, lora: bool, checkpointing: bool, logits: bool = True
+    text: Any, batch: int, length: int, dtype: str, *, checkpointing: bool, logits: bool = True
 ) -> int | None:
     """Bytes that the backward pass of `batch` sequences of `length` tokens needs, by the text part of a model's config;
     None when the config has no sizes by transformers' names.
@@ -41,8 +41,8 @@ def activation_memory(
 
     one layer = N · (8·d + b · (2·q + 2·k + 3·f) + inputs): the float32 inputs of two norms; queries, keys, values and
       the attention's output; the MLP's gate, its activation and its up projection.
-    inputs, of the linear layers = b · (2·d + q + f), since layers share them; 4 · (5·d + q + f) under LoRA in bfloat16,
-      as each float32 adapter has its own copy (adapters on all linear layers).
+    inputs, of the linear layers = b · (2·d + q + f), since layers and their adapters share them (with dropout each
+      adapter keeps a copy of its own).
     head = N · V · (b + 8): logits, and log-probs with their gradient in float32; 0 for a scalar head (`logits` false).
     all = L · one layer + head; with gradient checkpointing L · N · d · b (each layer's input) + one layer + head.
 
@@ -55,8 +55,7 @@ def activation_memory(
     n, b = batch * length, BYTES[dtype]
     head = number(text, "head_dim") or d // heads
     q, k, f = heads * head, (number(text, "num_key_value_heads") or heads) * head, _mlp_width(text)
-    inputs = 4 * (5 * d + q + f) if lora and dtype == "bfloat16" else b * (2 * d + q + f)
-    layer = n * (8 * d + b * (2 * q + 2 * k + 3 * f) + inputs)
+    layer = n * (8 * d + b * (2 * q + 2 * k + 3 * f) + b * (2 * d + q + f))
     out = n * number(text, "vocab_size") * (b + 8) if logits else 0
     return (layers * n * d * b + layer if checkpointing else layers * layer) + out
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import ray
 
@@ -29,12 +31,13 @@ from medrl.types import SyncReport
 from medrl.workers.group import gather
 from medrl.workers.interrupt import Interrupted, Interrupts
 from medrl.workers.launch import Workers, launch_workers
+from medrl.workers.profiler import Profiler
 
 SAMPLE_ROWS = 8  # answers of each step kept in samples.jsonl
 
 
-def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
-    """Train; returns (and writes to <run>/summary.json) what came out of it.
+def run_ppo(config: PpoConfig, resume: bool = False, profile: Sequence[int] = ()) -> dict:
+    """Train; returns (and writes to <run>/summary.json) what came out of it. `profile`: consecutive steps to record.
 
     SIGINT or SIGTERM: a checkpoint of the last finished step, the workers freed, then SystemExit(130 or 143).
     """
@@ -42,6 +45,8 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
     inputs = prepare(config)
     mirror = mirror_of(config, checkpoint_root(config), config.timeouts.checkpoint, resume=resume)
     found = find_checkpoint(config) if resume else None
+    profiler = Profiler(profile, Path(config.run_dir) / "profile")
+    profiler.check(found[0] if found else 0, config.steps)
     run_dir = create_run_dir(config, keep=found is not None)
     budget = FaultBudget(config.faults.limit, EventLog(run_dir / "events.jsonl"))
     interrupts = Interrupts()
@@ -54,7 +59,7 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
         rollouts = Rollouts(config, state, workers.rollout)
         with open_tracker(config.tracking, run_dir, config.steps, resume_step=state.step if found else None) as tracker:
             try:
-                metrics = train(config, inputs, state, rollouts, workers, tracker, interrupts, budget.events)
+                metrics = train(config, inputs, state, rollouts, workers, tracker, interrupts, budget.events, profiler)
             except Interrupted:
                 rollouts.settle()
                 state.save(config, workers)
@@ -62,6 +67,7 @@ def run_ppo(config: PpoConfig, resume: bool = False) -> dict:
             summary = summarise(config, state, workers, metrics)
             summary |= {"workers_lost": budget.spent, "seconds": round(time.monotonic() - started, 1)}
             write_json(run_dir / "summary.json", summary)  # before the trackers close: they may keep it
+        profiler.report()
         return summary
 
     try:
@@ -88,7 +94,7 @@ def summarise(config: PpoConfig, state: LoopState, workers: Workers, metrics: di
 
 def train(
     config: PpoConfig, inputs: PpoInputs, state: LoopState, rollouts: Rollouts, w: Workers, tracker: Tracker,
-    interrupts: Interrupts, events: EventLog,
+    interrupts: Interrupts, events: EventLog, profiler: Profiler,
 ) -> dict[str, float]:
     """The loop; returns the last step's metrics. What changes weights happens in `interrupts.deferred()` blocks."""
     metrics: dict[str, float] = {}
@@ -104,6 +110,7 @@ def train(
         state.complete(state.step)
     for step in range(state.step + 1, config.steps + 1):
         events.step, timer = step, Timer()
+        profiler.begin(step, w)
         with timer("generate"):
             completions = rollouts.take(step)
         with timer("rest"):
@@ -157,8 +164,10 @@ def train(
             tracker.log(step, metrics)
             tracker.log_samples(step, sample_rows(completions, texts, scores, "rollout")[:SAMPLE_ROWS])
             if saves:
-                check_reference(state, w)
-                state.save(config, w)
+                with timer("checkpoint"):
+                    check_reference(state, w)
+                    state.save(config, w)
+        profiler.end(step, timer)
     return metrics
 
 

@@ -111,6 +111,11 @@ class WorkerGroup:
     def __len__(self) -> int:
         return len(self.handles)
 
+    @property
+    def members(self) -> dict[int, Any]:
+        """Each worker's handle, by its number."""
+        return dict(enumerate(self.handles))
+
     def pending(
         self,
         refs: Sequence[ray.ObjectRef],

@@ -40,6 +40,12 @@ class Workers:
         """The groups that train."""
         return [self.policy, self.critic] if isinstance(self.critic, CriticGroup) else [self.policy]
 
+    def by_name(self) -> dict[str, Any]:
+        """The handles of all workers that have started: "policy 0", "rollout 2"."""
+        reference = [self.reference] if isinstance(self.reference, ReferenceGroup) else []
+        groups = [*self.learners, *reference, self.reward, self.rollout]
+        return {f"{group.role} {number}": handle for group in groups for number, handle in group.members.items()}
+
 
 @dataclass(frozen=True)
 class LaunchInputs:

@@ -13,6 +13,7 @@ import ray
 
 from medrl.config.ppo import PpoConfig
 from medrl.errors import WorkerLost
+from medrl.profile.recorder import Recorded
 from medrl.setup.memory import give_back_freed_memory
 from medrl.types import Experience, RolloutBatch, Weights, WeightsNotice
 from medrl.workers.group import Pending, WorkerGroup
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from medrl.learner.policy import DeepSpeedPolicy
 
 
-class LearnerWorker:
+class LearnerWorker(Recorded):
     """What policy and critic ranks share: joining the process group."""
 
     def __init__(self, config: PpoConfig, rank: int, world: int, threads: int) -> None:

@@ -21,6 +21,7 @@ from medrl.faults.budget import FaultBudget
 from medrl.faults.commands import Command, Discard, Joined, Reissued, Release, Run, Spawn, Sync
 from medrl.faults.job import Job
 from medrl.faults.pool import Limits, PoolMachine
+from medrl.profile.recorder import Recorded
 from medrl.workers.capacity import RolePlan
 from medrl.workers.group import TICK_S
 from medrl.workers.paths import unseen
@@ -41,7 +42,7 @@ class Place:
     unseen: tuple[str, ...]
 
 
-class PoolWorker:
+class PoolWorker(Recorded):
     """What the workers of pools have in common."""
 
     def where(self, paths: Sequence[str]) -> Place:
@@ -133,6 +134,11 @@ class Pool:
         for handle in self._handles.values():
             ray.kill(handle)
         self._handles, self._asked = {}, {}
+
+    @property
+    def members(self) -> dict[int, Any]:
+        """The handle of each worker that has started, by its number."""
+        return {number: self._handles[number] for number in sorted(self.started)}
 
     def sync_member(self, number: int, version: int) -> ray.ObjectRef:
         """Ask a worker to take over the newest weights."""

@@ -27,6 +27,7 @@ from medrl.types import Completion, Scores, SyncReport
 from medrl.workers.interrupt import Interrupts
 from medrl.workers.launch import Workers
 from medrl.workers.pool import Call
+from medrl.workers.profiler import Profiler
 from tests.tiny import ppo_values
 
 pytestmark = pytest.mark.ray
@@ -109,7 +110,7 @@ def timed(
     with open_tracker(config.tracking, run_dir, config.steps) as tracker:
         start = time.monotonic()
         train(config, inputs, state, Rollouts(config, state, workers.rollout), workers, tracker, Interrupts(),
-              EventLog(run_dir / "events.jsonl"))
+              EventLog(run_dir / "events.jsonl"), Profiler((), run_dir))
         return time.monotonic() - start, fakes
 
 

@@ -140,8 +140,19 @@ def test_every_training_stage_can_be_resumed(stage: str) -> None:
     assert cli.parse([stage, "c.yaml", "--resume"]).resume and not cli.parse([stage, "c.yaml"]).resume
 
 
+@pytest.mark.parametrize(("arguments", "steps"), [
+    ([], []), (["--profile"], [2, 3]), (["--profile", "steps=9"], [2, 3]), (["--profile-steps", "7"], [7]),
+    (["--profile-steps", "3-5", "steps=9"], [3, 4, 5]),
+])
+def test_steps_of_ppo_to_profile(arguments: list[str], steps: list[int]) -> None:
+    options = cli.parse(["ppo", "c.yaml", *arguments])
+    assert list(options.profile) == steps
+    assert options.overrides == [word for word in arguments if word == "steps=9"]
+
+
 @pytest.mark.parametrize("arguments", [
-    [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["evaluate"],
+    ["ppo", "c.yaml", "--profile-steps", "5-3"], ["ppo", "c.yaml", "--profile-steps", "two"],
+    ["sft", "c.yaml", "--profile"], [], ["train"], ["ppo"], ["ppo", "c.yaml", "--resum3"], ["evaluate"],
     ["evaluate", "c.yaml", "--resume"], ["check", "c.yaml", "--resume"], ["merge", "a"],
     ["demo", "extra"], ["data"], ["data", "check"], ["data", "convert", "a.csv"], ["data", "split", "a.csv"],
     ["data", "stats", "a.csv", "--as", "rows"],

@@ -37,17 +37,16 @@ def kept_bytes(model) -> int:
 def test_activations_are_within_a_fifth_of_what_autograd_keeps(family, head, dtype):
     model = tiny_model(family, **WIDE, **head).to(getattr(torch, dtype))
     wrapped = wrap(model, LoraConfig(rank=2))
-    estimate = activation_memory(model.config, BATCH, LENGTH, dtype, lora=True, checkpointing=False)
+    estimate = activation_memory(model.config, BATCH, LENGTH, dtype, checkpointing=False)
     assert estimate == pytest.approx(kept_bytes(wrapped), rel=0.2)
 
 
 def test_checkpointing_keeps_the_layers_inputs():
     model = tiny_model("llama", **WIDE)
     wrapped = wrap(model, LoraConfig(rank=2)).train()
-    counts = {"lora": True, "checkpointing": True}
-    estimate = activation_memory(model.config, BATCH, LENGTH, "float32", **counts)
+    estimate = activation_memory(model.config, BATCH, LENGTH, "float32", checkpointing=True)
     one = tiny_config("llama", **WIDE | {"num_hidden_layers": 1})
-    layer = activation_memory(one, BATCH, LENGTH, "float32", lora=True, checkpointing=False, logits=False)
+    layer = activation_memory(one, BATCH, LENGTH, "float32", checkpointing=False, logits=False)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert estimate - layer == pytest.approx(kept_bytes(wrapped), rel=0.2)
 
@@ -59,7 +58,7 @@ def test_checkpointing_keeps_the_layers_inputs():
 def test_the_mlp_width_is_what_one_token_visits(family, width):
     """A wider MLP costs 4 bytes times 4 widths a token in float32: the slope gives the width back."""
     config = tiny_config(family)
-    now = activation_memory(config, 1, 1, "float32", lora=False, checkpointing=False, logits=False)
+    now = activation_memory(config, 1, 1, "float32", checkpointing=False, logits=False)
     q = k = config.num_attention_heads * (getattr(config, "head_dim", None) or 8)
     k = k if family in ("gpt2", "deepseek_v3") else k // 2
     layer = now // config.num_hidden_layers
@@ -70,7 +69,7 @@ def test_a_config_with_names_of_its_own_has_no_estimate():
     from transformers import PreTrainedConfig
 
     sizes = {"n_heads": 4, "dim": 32}
-    assert activation_memory(PreTrainedConfig(**sizes), 1, 1, "float32", lora=True, checkpointing=False) is None
+    assert activation_memory(PreTrainedConfig(**sizes), 1, 1, "float32", checkpointing=False) is None
 
 
 def test_what_adam_needs():
