@@ -71,7 +71,7 @@ def own_config(case: Case, world: Path, steps: int, folder: Path) -> dict:
         "optimizer": {"lr": 1e-5}}
     return {
         "name": "ppo", "output_dir": str(folder), "seed": 0, "steps": steps, "tracking": ["jsonl"],
-        "model": {"path": str(world / "policy"), "dtype": case.dtype},
+        "model": {"path": str(world / "policy"), "dtype": case.dtype, "attn_implementation": case.attention},
         "lora": lora,
         "data": {"prompts": str(world / "prompts.jsonl"), "batch_size": case.prompts,
                  "max_prompt_tokens": case.prompt_tokens},

@@ -54,11 +54,10 @@ def main() -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(world / "policy")
-    policy = AutoModelForCausalLM.from_pretrained(world / "policy", dtype=torch.float32)
-    reference = AutoModelForCausalLM.from_pretrained(world / "policy", dtype=torch.float32)
+    how = {"dtype": torch.float32, "attn_implementation": case.attention}
+    policy, reference = (AutoModelForCausalLM.from_pretrained(world / "policy", **how) for _ in range(2))
     reward, value = (
-        AutoModelForSequenceClassification.from_pretrained(world / "reward", num_labels=1, dtype=torch.float32)
-        for _ in range(2))
+        AutoModelForSequenceClassification.from_pretrained(world / "reward", num_labels=1, **how) for _ in range(2))
     lora = None
     if case.lora_rank:
         settings = {"r": case.lora_rank, "lora_alpha": 2 * case.lora_rank, "target_modules": LINEAR}
