@@ -54,7 +54,7 @@ def test_bfloat16_is_as_near_to_exact_as_peft_s():
     assert all(a.dtype == b.dtype for a, b in zip(ours, theirs, strict=True))
 
     def errors(results: list[torch.Tensor]) -> list[float]:
-        return [float((a - b).norm() / b.norm()) for a, b in zip(results, exact, strict=True)]
+        return [((a - b).norm() / b.norm()).item() for a, b in zip(results, exact, strict=True)]
 
     assert all(own < 2 * other + 2**-8 for own, other in zip(errors(ours), errors(theirs), strict=True))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -11,7 +13,6 @@ from medrl.config.ppo import PpoConfig
 from medrl.setup.choices import Choice, choose_threads
 from medrl.setup.machine import Gpu, Machine
 from medrl.workers.placement import plan_roles
-from medrl.workers.runtime import prepare_worker
 from medrl.workers.setup import NodeFacts, role_choices
 from tests.tiny import ppo_values
 
@@ -64,14 +65,16 @@ def test_an_engine_of_transformers_is_neither_compiled_nor_sleeps(tmp_path):
 
 
 @pytest.mark.parametrize(("before", "after"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
-def test_a_worker_takes_its_threads_and_leaves_set_spins_alone(monkeypatch, before, after):
-    import torch
-
-    monkeypatch.setattr(os, "environ", dict(before))
-    threads = torch.get_num_threads()
-    try:
-        prepare_worker(threads + 1, seed=0)
-        assert torch.get_num_threads() == threads + 1
-        assert (os.environ["OMP_NUM_THREADS"], os.environ["GOMP_SPINCOUNT"]) == (str(threads + 1), after)
-    finally:
-        torch.set_num_threads(threads)
+def test_a_worker_takes_its_threads_and_leaves_set_spins_alone(before, after):
+    """In a process of its own, as OpenMP's limits are the process's."""
+    script = """
+import os
+from medrl.workers.runtime import prepare_worker
+prepare_worker(3, seed=0)
+import torch
+print(torch.get_num_threads(), os.environ["OMP_NUM_THREADS"], os.environ["GOMP_SPINCOUNT"])
+"""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "MKL_"))}
+    done = subprocess.run([sys.executable, "-c", script], env=kept | before, capture_output=True, text=True, check=True,
+                          timeout=120)
+    assert done.stdout.split() == ["3", "3", after]
