@@ -116,20 +116,9 @@ class PpoConfig(TrackedConfig):
             self.lora.check_no_dropout("RL")
             if self.reference.mode != "dedicated":
                 self.lora.check_base_stays("use reference.mode: dedicated")
-        trained = {"learner": (self.learner, self.lora)}
+        self._check_learner("learner", self.learner, self.lora)
         if self.has_critic:
-            trained["critic"] = (self.critic, self.critic.lora)
-        for role, (learner, lora) in trained.items():
-            if learner.micro_batch_tokens is not None and learner.micro_batch_tokens < self.max_model_len:
-                raise ValueError(
-                    f"{role}.micro_batch_tokens {learner.micro_batch_tokens} is less than one prompt and answer may "
-                    f"have, {self.max_model_len} tokens; raise it, or lower sampling.max_tokens"
-                )
-            if self.model.dtype == "bfloat16" and lora is None and learner.zero_stage < 2:
-                raise ValueError(
-                    f"full training in bfloat16 needs {role}.zero_stage 2 or 3 (DeepSpeed keeps float32 master weights "
-                    f"from there on), got {learner.zero_stage}; set it to 2, or use lora or model.dtype: float32"
-                )
+            self._check_learner("critic", self.critic, self.critic.lora)
         if self.max_model_len < self.data.max_prompt_tokens + self.sampling.max_tokens:
             raise ValueError(
                 f"rollout.max_model_len {self.max_model_len} is below data.max_prompt_tokens + sampling.max_tokens = "
@@ -156,6 +145,18 @@ class PpoConfig(TrackedConfig):
         if self.shares_base:
             self._check_shared_critic()
         return self
+
+    def _check_learner(self, role: str, learner: LearnerConfig, lora: LoraConfig | None) -> None:
+        if learner.micro_batch_tokens is not None and learner.micro_batch_tokens < self.max_model_len:
+            raise ValueError(
+                f"{role}.micro_batch_tokens {learner.micro_batch_tokens} is less than one prompt and answer may "
+                f"have, {self.max_model_len} tokens; raise it, or lower sampling.max_tokens"
+            )
+        if self.model.dtype == "bfloat16" and lora is None and learner.zero_stage < 2:
+            raise ValueError(
+                f"full training in bfloat16 needs {role}.zero_stage 2 or 3 (DeepSpeed keeps float32 master weights "
+                f"from there on), got {learner.zero_stage}; set it to 2, or use lora or model.dtype: float32"
+            )
 
     def _check_shared_critic(self) -> None:
         if self.lora is None or self.critic.lora is None or self.critic.init != "policy":

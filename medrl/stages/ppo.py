@@ -22,7 +22,7 @@ from medrl.stages.ppo_evaluation import evaluate, sample_rows
 from medrl.stages.ppo_inputs import PpoInputs, prepare
 from medrl.stages.ppo_proofs import check_kl_limit, check_reference, check_start
 from medrl.stages.ppo_recovery import with_recovery
-from medrl.stages.ppo_rollouts import Rollouts, staleness
+from medrl.stages.ppo_rollouts import Rollouts, staleness_metrics
 from medrl.stages.ppo_scoring import Scoring
 from medrl.stages.ppo_state import LoopState, checkpoint_root, find_checkpoint
 from medrl.timer import Timer
@@ -100,14 +100,7 @@ def train(
     metrics: dict[str, float] = {}
     scoring = Scoring(inputs, w.reward, rollouts)
     with interrupts.deferred():
-        rollouts.publish(w.policy.export_weights(state.step, inputs.probe_ids))
-        rollouts.settle()
-        check_reference(state, w)
-        if not state.evaluation_before:
-            state.evaluation_before, rows = evaluate(config, inputs, w, before={})
-            state.scores_before = {row["prompt_id"]: row["score"] for row in rows}
-            tracker.log_samples(0, rows)
-        state.complete(state.step)
+        begin(config, inputs, state, rollouts, w, tracker)
     for step in range(state.step + 1, config.steps + 1):
         events.step, timer = step, Timer()
         profiler.begin(step, w)
@@ -145,9 +138,7 @@ def train(
                 rollouts.publish(w.policy.export_weights(step, inputs.probe_ids))
                 if evaluates or saves or not config.rollout.max_staleness:
                     rollouts.settle()
-            stale = staleness(completions, step)
-            rollout_metrics |= {"kl_coef": state.kl.coef, "staleness_mean": sum(stale) / len(stale),
-                                "staleness_max": float(max(stale))}
+            rollout_metrics |= {"kl_coef": state.kl.coef} | staleness_metrics(completions, step)
             state.kl.update(rollout_metrics["kl_sum_mean"], len(completions))
             state.complete(step)
             evaluation: dict[str, float] = {}
@@ -169,6 +160,20 @@ def train(
                     state.save(config, w)
         profiler.end(step, timer)
     return metrics
+
+
+def begin(
+    config: PpoConfig, inputs: PpoInputs, state: LoopState, rollouts: Rollouts, w: Workers, tracker: Tracker
+) -> None:
+    """Engines with the learner's weights, the reference proved, and the evaluation before training."""
+    rollouts.publish(w.policy.export_weights(state.step, inputs.probe_ids))
+    rollouts.settle()
+    check_reference(state, w)
+    if not state.evaluation_before:
+        state.evaluation_before, rows = evaluate(config, inputs, w, before={})
+        state.scores_before = {row["prompt_id"]: row["score"] for row in rows}
+        tracker.log_samples(0, rows)
+    state.complete(state.step)
 
 
 def due(step: int, every: int | None, last: int) -> bool:

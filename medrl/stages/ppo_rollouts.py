@@ -133,3 +133,9 @@ def joined(answer: Completion, part: Completion) -> Completion:
 def staleness(completions: Sequence[Completion], step: int) -> list[int]:
     """How many updates lie between the weights that began each answer and those that step `step` starts from."""
     return [step - 1 - completion.version for completion in completions]
+
+
+def staleness_metrics(completions: Sequence[Completion], step: int) -> dict[str, float]:
+    """Mean and maximum of `staleness`."""
+    stale = staleness(completions, step)
+    return {"staleness_mean": sum(stale) / len(stale), "staleness_max": float(max(stale))}
