@@ -43,19 +43,24 @@ FULL = Case("full fp32", peer="full fp32")
 LORA = replace(FULL, name="lora fp32", peer="lora fp32", lora_rank=8)
 SHARED_CRITIC = replace(
     LORA, name="lora fp32, shared critic", own=("critic.mode=shared", "critic.init=policy"))
+RANKS_OF_ONE_CORE = replace(
+    SHARED_CRITIC, name="lora fp32, shared critic, two ranks",
+    own=(*SHARED_CRITIC.own, "learner.workers=2", "learner.threads_per_worker=1"))
 BASE_THRICE = replace(LORA, name="lora fp32, three bases", peer=None, own=("reference.mode=dedicated",))
 DEMO = replace(
     LORA, name="demo ×4", peer=None, width=560, lora_rank=16, epochs=2, answer_tokens=48, ends=True)
 """The demo's adapters, epochs, batch and length of answers, with a model of 17 million parameters for its 4.3."""
+COMPILED = ("rollout.enforce_eager=false",)  # of a step in bfloat16 the engine's Python is a larger part
 CASES = {
     case.name: case
     for case in (
         FULL,
         LORA,
         SHARED_CRITIC,
+        RANKS_OF_ONE_CORE,
         BASE_THRICE,
-        replace(LORA, name="lora bf16", peer="lora bf16", dtype="bfloat16", attention="eager"),
-        replace(FULL, name="full bf16", peer="full bf16", dtype="bfloat16", attention="eager"),
+        replace(LORA, name="lora bf16", peer="lora bf16", dtype="bfloat16", attention="eager", own=COMPILED),
+        replace(FULL, name="full bf16", peer="full bf16", dtype="bfloat16", attention="eager", own=COMPILED),
         replace(FULL, name="full fp32, ends", peer="full fp32, ends", ends=True),
         replace(LORA, name="lora fp32, ends", peer="lora fp32, ends", ends=True),
         DEMO,
