@@ -194,6 +194,8 @@ def load_pretrained(
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
+    from medrl.models.norm import shorten_norms
+
     directory = check_model_dir(model.path, tokenizer=False)
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=model.trust_remote_code, **config_values)
@@ -221,6 +223,7 @@ def load_pretrained(
             remedy="give a checkpoint of this class (a merged one, not an adapter or another head)",
         )
     loaded.config.use_cache = False
+    shorten_norms(loaded)
     return loaded.eval()
 
 

@@ -39,15 +39,16 @@ def activation_memory(
     With N = batch · length, b = bytes(dtype), hidden size d, query and key widths q, k = heads · head_dim, MLP width f
     (of a mixture: of the experts one token visits), L layers, V entries in the vocabulary:
 
-    one layer = N · (8·d + b · (2·q + 2·k + 3·f) + inputs): the float32 inputs of two norms; queries, keys, values and
-      the attention's output; the MLP's gate, its activation and its up projection.
-    inputs, of the linear layers = b · (2·d + q + f), since layers and their adapters share them (with dropout each
-      adapter keeps a copy of its own).
+    one layer = N · b · (2·d + 2·q + 2·k + 3·f + inputs): the inputs of two norms; queries, keys, values and the
+      attention's output; the MLP's gate, its activation and its up projection.
+    inputs, of the linear layers = 2·d + q + f, since layers and their adapters share them (with dropout each adapter
+      keeps a copy of its own).
     head = N · V · (b + 8): logits, and log-probs with their gradient in float32; 0 for a scalar head (`logits` false).
     all = L · one layer + head; with gradient checkpointing L · N · d · b (each layer's input) + one layer + head.
 
     Counted as in Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4,
-    for RMS norms, a gated MLP, no dropout and attention without a T × T matrix (sdpa, flash). An estimate elsewhere.
+    for norms as `medrl.models.norm` shortens them, a gated MLP, no dropout and attention without a T × T matrix (sdpa,
+    flash). An estimate elsewhere.
     """
     d, layers, heads = (number(text, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
     if not (d and layers and heads):
@@ -55,7 +56,7 @@ def activation_memory(
     n, b = batch * length, BYTES[dtype]
     head = number(text, "head_dim") or d // heads
     q, k, f = heads * head, (number(text, "num_key_value_heads") or heads) * head, _mlp_width(text)
-    layer = n * (8 * d + b * (2 * q + 2 * k + 3 * f) + b * (2 * d + q + f))
+    layer = n * b * (2 * d + 2 * q + 2 * k + 3 * f + 2 * d + q + f)
     out = n * number(text, "vocab_size") * (b + 8) if logits else 0
     return (layers * n * d * b + layer if checkpointing else layers * layer) + out
 
