@@ -17,13 +17,8 @@ def minibatch_schedule(n: int, epochs: int, mini_batches: int, seed: int) -> lis
     return [np.array_split(rng.permutation(n), mini_batches) for _ in range(epochs)]
 
 
-def rank_rows(rows: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """The consecutive share of `rows` that belongs to `rank`; shares differ by at most one row."""
-    return np.array_split(rows, world)[rank]
-
-
 def rank_shares(lengths: np.ndarray, world: int) -> list[np.ndarray]:
-    """Rows 0 … n − 1 of a mini-batch dealt to the ranks by their tokens: the longest first, each to who has fewest.
+    """Rows 0 … n − 1 dealt to the ranks by their tokens: the longest first, each to who has fewest.
 
     The ranks' tokens differ by no more than the longest row, and no rank is left without rows while there are enough
     (Graham 1969, longest processing time first).

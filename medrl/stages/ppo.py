@@ -39,7 +39,8 @@ SAMPLE_ROWS = 8  # answers of each step kept in samples.jsonl
 def run_ppo(config: PpoConfig, resume: bool = False, profile: Sequence[int] = ()) -> dict:
     """Train; returns (and writes to <run>/summary.json) what came out of it. `profile`: consecutive steps to record.
 
-    SIGINT or SIGTERM: a checkpoint of the last finished step, the workers freed, then SystemExit(130 or 143).
+    SIGINT or SIGTERM: a checkpoint of the last finished step, the workers freed, then SystemExit(130 or 143). A second
+    signal during an update ends it at once, without a checkpoint.
     """
     started = time.monotonic()
     inputs = prepare(config)
@@ -60,9 +61,10 @@ def run_ppo(config: PpoConfig, resume: bool = False, profile: Sequence[int] = ()
         with open_tracker(config.tracking, run_dir, config.steps, resume_step=state.step if found else None) as tracker:
             try:
                 metrics = train(config, inputs, state, rollouts, workers, tracker, interrupts, budget.events, profiler)
-            except Interrupted:
-                rollouts.settle()
-                state.save(config, workers)
+            except Interrupted as interrupt:
+                if interrupt.orderly:
+                    rollouts.settle()
+                    state.save(config, workers)
                 raise
             summary = summarise(config, state, workers, metrics)
             summary |= {"workers_lost": budget.spent, "seconds": round(time.monotonic() - started, 1)}

@@ -10,8 +10,8 @@ import ray
 from medrl.setup.memory import give_back_freed_memory
 from medrl.types import Experience, RolloutBatch
 from medrl.workers.group import Pending
-from medrl.workers.policy import LearnerGroup, LearnerWorker, PolicyGroup, _own
-from medrl.workers.runtime import stack_rows
+from medrl.workers.policy import LearnerGroup, LearnerWorker, PolicyGroup
+from medrl.workers.runtime import in_row_order
 
 if TYPE_CHECKING:
     from medrl.learner.critic import DeepSpeedCritic
@@ -30,8 +30,9 @@ class CriticWorker(LearnerWorker):
         self.learner = DeepSpeedCritic(self.config, total_updates)
         return self.learner.describe()
 
-    def values(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
-        return self.learner.values(_own(batch, self.rank, self.world))
+    def values(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows, share = self.share(batch)
+        return rows, *self.learner.values(share)
 
     def update(self, experience: Experience, seed: int) -> dict[str, float]:
         metrics = self.learner.update(experience, seed)
@@ -82,5 +83,6 @@ class SharedCritic:
         return self._policy.pending(refs, "critic restore", self._policy.timeouts.checkpoint)
 
 
-def _stacked(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    return stack_rows([values for values, _ in parts]), np.concatenate([last for _, last in parts])
+def _stacked(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return (in_row_order([(rows, values) for rows, values, _ in parts]),
+            in_row_order([(rows, last) for rows, _, last in parts]))

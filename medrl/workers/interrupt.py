@@ -8,18 +8,20 @@ from contextlib import contextmanager
 
 
 class Interrupted(Exception):
-    """Raised in the driver where it may stop at once."""
+    """Raised in the driver where it may stop at once; `orderly` False: where it may not, after a second signal."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, *, orderly: bool = True) -> None:
         super().__init__(signum)
         self.exit_code = 128 + signum
+        self.orderly = orderly
 
 
 class Interrupts:
     """Turns signals into Interrupted, but only where stopping leaves a consistent state.
 
     Outside `deferred()` blocks the exception is raised on the spot, whatever is being waited for. Inside one (an
-    update, a sync, a checkpoint) it waits for the block's end. A second signal always raises.
+    update, a sync, a checkpoint) it waits for the block's end. A second signal always raises: what it finds there may
+    be half changed and must not be saved.
     """
 
     def __init__(self) -> None:
@@ -30,7 +32,7 @@ class Interrupts:
         first = self._received is None
         self._received = signum
         if not self._deferring or not first:
-            raise Interrupted(signum)
+            raise Interrupted(signum, orderly=not self._deferring)
 
     @contextmanager
     def installed(self) -> Iterator[Interrupts]:

@@ -18,7 +18,7 @@ from medrl.setup.memory import give_back_freed_memory
 from medrl.types import Experience, RolloutBatch, Weights, WeightsNotice
 from medrl.workers.group import Pending, WorkerGroup
 from medrl.workers.offers import Offer, StoredOffer, StreamedOffer, settled
-from medrl.workers.runtime import prepare_worker, stack_rows
+from medrl.workers.runtime import in_row_order, prepare_worker
 
 if TYPE_CHECKING:
     from medrl.learner.critic import DeepSpeedCritic
@@ -43,6 +43,13 @@ class LearnerWorker(Recorded):
 
         init_process(self.rank, self.world, host, port, self.config.timeouts.collective)
 
+    def share(self, batch: RolloutBatch) -> tuple[np.ndarray, RolloutBatch]:
+        """The numbers of this rank's rows for a forward pass, dealt out by their tokens, and the rows."""
+        from medrl.learner.schedule import rank_shares
+
+        rows = rank_shares(batch.attention_mask.sum(1), self.world)[self.rank]
+        return rows, batch.rows(rows)
+
 
 @ray.remote
 class PolicyWorker(LearnerWorker):
@@ -66,11 +73,13 @@ class PolicyWorker(LearnerWorker):
             facts["critic"] = self.critic.describe()
         return facts
 
-    def logprobs(self, batch: RolloutBatch) -> np.ndarray:
-        return self.learner.logprobs(_own(batch, self.rank, self.world))
+    def logprobs(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
+        rows, share = self.share(batch)
+        return rows, self.learner.logprobs(share)
 
-    def ref_logprobs(self, batch: RolloutBatch) -> np.ndarray:
-        return self.learner.ref_logprobs(_own(batch, self.rank, self.world))
+    def ref_logprobs(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
+        rows, share = self.share(batch)
+        return rows, self.learner.ref_logprobs(share)
 
     def reference_canary(self) -> list[float]:
         return self.learner.reference_canary()
@@ -136,8 +145,9 @@ class PolicyWorker(LearnerWorker):
         self.announced = None
         self.learner.load(path)
 
-    def critic_values(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
-        return self.critic.values(_own(batch, self.rank, self.world))
+    def critic_values(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows, share = self.share(batch)
+        return rows, *self.critic.values(share)
 
     def critic_update(self, experience: Experience, seed: int) -> dict[str, float]:
         metrics = self.critic.update(experience, seed)
@@ -149,12 +159,6 @@ class PolicyWorker(LearnerWorker):
 
     def critic_load(self, path: str) -> None:
         self.critic.load(path)
-
-
-def _own(batch: RolloutBatch, rank: int, world: int) -> RolloutBatch:
-    from medrl.learner.schedule import rank_rows
-
-    return batch.rows(rank_rows(np.arange(len(batch.ids)), rank, world))
 
 
 class LearnerGroup(WorkerGroup):
@@ -195,13 +199,14 @@ class PolicyGroup(LearnerGroup):
     def logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
         """[B, T] log-probs of the current policy."""
         return self.pending(
-            [h.logprobs.remote(batch) for h in self.handles], "log-probs", self.timeouts.score, stack_rows
+            [h.logprobs.remote(batch) for h in self.handles], "log-probs", self.timeouts.score, in_row_order
         )
 
     def ref_logprobs(self, batch: ray.ObjectRef) -> Pending[np.ndarray]:
         """[B, T] log-probs of the reference inside the policy."""
         return self.pending(
-            [h.ref_logprobs.remote(batch) for h in self.handles], "reference log-probs", self.timeouts.score, stack_rows
+            [h.ref_logprobs.remote(batch) for h in self.handles], "reference log-probs", self.timeouts.score,
+            in_row_order,
         )
 
     def reference_canary(self) -> Pending[list[float]]:

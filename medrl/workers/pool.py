@@ -192,6 +192,7 @@ class Pool:
     def _answered(self, seconds: float) -> Iterable[ray.ObjectRef]:
         seconds = max(0.0, min(seconds, self._machine.deadline - time.monotonic()))
         if not self._asked:
+            time.sleep(seconds)
             return []
         ray.wait(list(self._asked), timeout=seconds)
         return ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0]

@@ -31,9 +31,16 @@ def prepare_memory() -> None:
 
 
 def stack_rows(parts: list[np.ndarray]) -> np.ndarray:
-    """Rows of consecutive ranks as one [B, T] array; each part may be trimmed to its own width."""
+    """Consecutive rows [b, t] as one array [B, T]; each part may be trimmed to its own width."""
     width = max(part.shape[1] for part in parts)
     return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts])
+
+
+def in_row_order(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(Numbers of rows, their values [b, t] or [b]) of all ranks as one array [B, T] or [B]; widths may differ."""
+    numbers, values = ([part[i] for part in parts] for i in (0, 1))
+    stacked = np.concatenate(values) if values[0].ndim == 1 else stack_rows(values)
+    return stacked[np.argsort(np.concatenate(numbers))]
 
 
 def split_evenly(n: int, parts: int) -> list[slice]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrl.learner.schedule import lr_factor, minibatch_schedule, rank_rows, rank_shares
+from medrl.learner.schedule import lr_factor, minibatch_schedule, rank_shares
 
 sizes = st.integers(1, 40)
 
@@ -28,14 +28,6 @@ def test_epochs_and_seeds_differ_and_the_same_seed_repeats():
     assert flat(5) == flat(5)
     assert flat(5) != flat(6)
     assert flat(5)[0] != flat(5)[1]
-
-
-@given(rows=st.lists(st.integers(0, 999), unique=True, max_size=40), world=st.integers(1, 9))
-def test_ranks_share_out_the_rows_in_order(rows, world):
-    shares = [rank_rows(np.array(rows, dtype=int), rank, world) for rank in range(world)]
-    assert np.concatenate(shares).tolist() == rows
-    lengths = [len(share) for share in shares]
-    assert max(lengths) - min(lengths) <= 1
 
 
 @given(lengths=st.lists(st.integers(1, 99), min_size=1, max_size=40), world=st.integers(1, 9))

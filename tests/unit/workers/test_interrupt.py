@@ -15,25 +15,37 @@ def test_a_signal_outside_a_deferred_block_raises_on_the_spot(signum: int, code:
     with Interrupts().installed(), pytest.raises(Interrupted) as caught:
         os.kill(os.getpid(), signum)
         pytest.fail("not reached")
-    assert caught.value.exit_code == code
+    assert caught.value.exit_code == code and caught.value.orderly
 
 
 def test_a_signal_in_a_deferred_block_waits_for_its_end() -> None:
     interrupts, finished = Interrupts(), False
-    with interrupts.installed(), pytest.raises(Interrupted):
+    with interrupts.installed(), pytest.raises(Interrupted) as caught:
         with interrupts.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             finished = True
         pytest.fail("not reached")
-    assert finished
+    assert finished and caught.value.orderly
 
 
-def test_a_second_signal_does_not_wait() -> None:
+def test_a_second_signal_does_not_wait_and_finds_nothing_to_save() -> None:
     interrupts = Interrupts()
-    with interrupts.installed(), pytest.raises(Interrupted), interrupts.deferred():
+    with interrupts.installed(), pytest.raises(Interrupted) as caught, interrupts.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("not reached")
+    assert not caught.value.orderly
+
+
+def test_a_second_signal_after_the_block_may_still_save() -> None:
+    interrupts = Interrupts()
+    with interrupts.installed():
+        with pytest.raises(Interrupted), interrupts.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted) as caught:
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("not reached")
+    assert caught.value.orderly
 
 
 def test_the_earlier_handlers_come_back() -> None:
