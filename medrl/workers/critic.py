@@ -31,7 +31,7 @@ class CriticWorker(LearnerWorker):
         return self.learner.describe()
 
     def values(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows, share = self.share(batch)
+        rows, share = self._share(batch)
         return rows, *self.learner.values(share)
 
     def update(self, experience: Experience, seed: int) -> dict[str, float]:

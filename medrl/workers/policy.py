@@ -43,7 +43,7 @@ class LearnerWorker(Recorded):
 
         init_process(self.rank, self.world, host, port, self.config.timeouts.collective)
 
-    def share(self, batch: RolloutBatch) -> tuple[np.ndarray, RolloutBatch]:
+    def _share(self, batch: RolloutBatch) -> tuple[np.ndarray, RolloutBatch]:
         """The numbers of this rank's rows for a forward pass, dealt out by their tokens, and the rows."""
         from medrl.learner.schedule import rank_shares
 
@@ -74,11 +74,11 @@ class PolicyWorker(LearnerWorker):
         return facts
 
     def logprobs(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
-        rows, share = self.share(batch)
+        rows, share = self._share(batch)
         return rows, self.learner.logprobs(share)
 
     def ref_logprobs(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
-        rows, share = self.share(batch)
+        rows, share = self._share(batch)
         return rows, self.learner.ref_logprobs(share)
 
     def reference_canary(self) -> list[float]:
@@ -146,7 +146,7 @@ class PolicyWorker(LearnerWorker):
         self.learner.load(path)
 
     def critic_values(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows, share = self.share(batch)
+        rows, share = self._share(batch)
         return rows, *self.critic.values(share)
 
     def critic_update(self, experience: Experience, seed: int) -> dict[str, float]:
