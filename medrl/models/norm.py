@@ -6,6 +6,7 @@ The forward pass stays the model's own, bit for bit. Zhang & Sennrich 2019, "Roo
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -84,6 +85,8 @@ def _is_rms_norm(module: nn.Module) -> bool:
     if isinstance(module, _ShortWayBack) or not isinstance(weight, nn.Parameter) or not isinstance(epsilon, float):
         return False
     if weight.ndim != 1 or weight.is_meta or len(list(module.parameters())) != 1:
+        return False
+    if len(inspect.signature(module.forward).parameters) != 1:  # a gate beside the input
         return False
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn((2, 3, len(weight)), generator=generator) * torch.tensor([1.0, epsilon**0.5])[:, None, None]

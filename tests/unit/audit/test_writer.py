@@ -72,7 +72,7 @@ def test_close_writes_what_is_in_the_queue(config, key) -> None:
 
 def test_a_full_queue_goes_to_the_spill_and_is_taken_in_in_order(config, key) -> None:
     store = make_chain(config, key, 0)
-    slow = config.model_copy(update={"queue_size": 4, "timeout": 60.0})
+    slow = config.model_copy(update={"queue_size": 4, "batch_size": 1, "timeout": 60.0})
     with locked(config):
         writer = AuditWriter(slow, key, AuditStore(slow, key))
         record(writer, range(30))  # returns although the database takes nothing

@@ -10,6 +10,7 @@ from torch import nn
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNormGated
 
 from medrl.config.common import ModelConfig
 from medrl.models.loading import load_causal_lm
@@ -110,7 +111,8 @@ def test_norms_of_another_formula_stay_as_they_are():
         def forward(self, x):
             return self.weight * x * x.square().mean(-1, keepdim=True).rsqrt()
 
-    for norm in (_norm(Gemma2RMSNorm), nn.LayerNorm(12), nn.RMSNorm(12), *map(_norm, (Shifted, Larger, NoEpsilon))):
+    others = map(_norm, (Gemma2RMSNorm, Qwen3_5RMSNormGated, Shifted, Larger, NoEpsilon))
+    for norm in (nn.LayerNorm(12), nn.RMSNorm(12), *others):
         kind = type(norm)
         assert shorten_norms(norm) == 0
         assert type(norm) is kind
