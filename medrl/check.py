@@ -147,9 +147,9 @@ def _memory_table(config: PpoConfig) -> Table:
         "rollout": (policy * BYTES[config.rollout.dtype] + int(config.rollout.kv_cache_gib * GIB), 0),
         "reference": (policy * BYTES[dtype] if config.reference.mode == "dedicated" else 0, 0),
     }
-    if config.has_critic:
+    if config.has_critic and not config.has_value_head:
         held, training = _training(config.model, config.critic.lora, policy)
-        rows["critic"] = (held - policy * BYTES[dtype] if config.shares_base else held, training)
+        rows["critic"] = (held - policy * BYTES[dtype] if config.critic_inside else held, training)
     table = Table(
         "role",
         "weights and caches (GiB a worker)",
@@ -173,7 +173,7 @@ def _placement_table(config: PpoConfig) -> Table:
     for plan in plan_roles(config).values():
         workers = f"{plan.workers} to {plan.most}" if plan.extra else str(plan.workers)
         table.add_row(plan.role, workers, f"{plan.cpus:g}", f"{plan.gpus:g}", plan.strategy)
-    inside = {"reference": config.reference.mode != "dedicated", "critic": config.shares_base}
+    inside = {"reference": config.reference.mode != "dedicated", "critic": config.critic_inside}
     for role in (role for role, is_inside in inside.items() if is_inside):
         table.add_row(role, "inside the policy", "0", "0", "")
     return table

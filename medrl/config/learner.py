@@ -46,14 +46,16 @@ class LearnerConfig(StrictModel):
 
 
 class CriticConfig(LearnerConfig):
-    """The value model, with an engine and an optimizer of its own."""
+    """The value model."""
 
-    mode: Literal["separate", "shared"] = Field(
+    mode: Literal["separate", "shared", "head"] = Field(
         default="separate",
         description="separate: workers of its own; shared: in the policy's workers, an adapter and a head on the "
         "policy's base, which is held once (needs both lora sections and init: policy; its workers, CPUs, GPUs and "
-        "threads are the learner's)",
+        "threads are the learner's); head: a head on the policy itself, whose passes serve both and which learns from "
+        "both losses (needs init: policy; all but its optimizer is the learner's)",
     )
+    coef: float = Field(default=1.0, gt=0, description="head: weight of the value loss beside the policy's")
     init: Literal["reward", "policy"] = Field(
         default="reward",
         description="start from the first reward model (needs the same tokenizer) or the policy with a zero head",

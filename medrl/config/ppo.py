@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -17,7 +18,7 @@ from medrl.config.common import (
     TimeoutsConfig,
     TrackedConfig,
 )
-from medrl.config.learner import CriticConfig, LearnerConfig, ReferenceConfig
+from medrl.config.learner import CriticConfig, LearnerConfig, OptimizerConfig, ReferenceConfig
 from medrl.config.rewards import RewardPoolConfig
 from medrl.config.rollout import RolloutConfig, SamplingConfig
 
@@ -76,9 +77,14 @@ class PpoConfig(TrackedConfig):
         return self.algorithm.advantage == "gae"
 
     @property
-    def shares_base(self) -> bool:
-        """Whether the critic lives in the policy's workers, on the policy's base."""
-        return self.has_critic and self.critic.mode == "shared"
+    def has_value_head(self) -> bool:
+        """Whether the critic is a head on the policy."""
+        return self.has_critic and self.critic.mode == "head"
+
+    @property
+    def critic_inside(self) -> bool:
+        """Whether the critic lives in the policy's workers."""
+        return self.has_critic and self.critic.mode != "separate"
 
     @property
     def parts(self) -> int:
@@ -117,7 +123,7 @@ class PpoConfig(TrackedConfig):
             if self.reference.mode != "dedicated":
                 self.lora.check_base_stays("use reference.mode: dedicated")
         self._check_learner("learner", self.learner, self.lora)
-        if self.has_critic:
+        if self.has_critic and not self.has_value_head:
             self._check_learner("critic", self.critic, self.critic.lora)
         if self.max_model_len < self.data.max_prompt_tokens + self.sampling.max_tokens:
             raise ValueError(
@@ -142,7 +148,9 @@ class PpoConfig(TrackedConfig):
             )
         if self.has_critic and self.critic.init == "reward" and not any(source.model for source in self.reward.sources):
             raise ValueError("critic.init reward needs a reward source with a `model`; set critic.init: policy")
-        if self.shares_base:
+        if self.has_value_head:
+            self._check_value_head()
+        elif self.critic_inside:
             self._check_shared_critic()
         return self
 
@@ -170,12 +178,28 @@ class PpoConfig(TrackedConfig):
                 raise ValueError(
                     f"critic.mode shared needs the whole base on every rank: set {role}.zero_stage to 2 or less, or "
                     "critic.mode: separate")
-        for name in ("workers", "cpus_per_worker", "gpus_per_worker", "threads_per_worker"):
+        self._check_as_learner(("workers", "cpus_per_worker", "gpus_per_worker", "threads_per_worker"))
+
+    def _check_value_head(self) -> None:
+        if self.critic.lora or self.critic.init != "policy":
+            raise ValueError(
+                "critic.mode head puts a new head on the policy itself: set critic.init: policy and leave out "
+                "critic.lora, or set another critic.mode")
+        self._check_as_learner(LearnerConfig.model_fields.keys() - {"optimizer"})
+        norms = self.critic.optimizer.max_grad_norm, OptimizerConfig().max_grad_norm
+        if self.learner.optimizer.max_grad_norm != norms[0] != norms[1]:
+            raise ValueError(
+                f"critic.optimizer.max_grad_norm {norms[0]} cannot be: with critic.mode head the gradients of both "
+                "losses are clipped together, at learner.optimizer.max_grad_norm; leave it out")
+
+    def _check_as_learner(self, names: Iterable[str]) -> None:
+        """ValueError unless the critic's settings of these names are the learner's, or left alone."""
+        for name in names:
             value, default = getattr(self.critic, name), CriticConfig.model_fields[name].default
             if value not in (default, getattr(self.learner, name)):
                 raise ValueError(
-                    f"critic.{name} {value} cannot be: with critic.mode shared the critic lives in the learner's "
-                    "workers; leave it out")
+                    f"critic.{name} {value} cannot be: with critic.mode {self.critic.mode} the critic lives in the "
+                    "learner's workers; leave it out")
 
     def _check_nccl(self) -> None:
         """NCCL joins no two processes on one GPU, and adapters are small enough for the object store."""

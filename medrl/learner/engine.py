@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from medrl.config.common import LoraConfig, ModelConfig
-from medrl.config.learner import LearnerConfig
+from medrl.config.learner import LearnerConfig, OptimizerConfig
 from medrl.errors import TrainingError
 from medrl.learner.schedule import lr_factor
 from medrl.models.device import pick_device
@@ -56,22 +56,30 @@ class TrainEngine:
     Losses are sums whose weights come from the whole mini-batch, so gradients are summed over micro-batches and ranks;
     DeepSpeed averages over ranks, which `backward` undoes. A forward pass must go through the engine (`engine(...)`),
     and every rank must do as many of them: ZeRO 2 and 3 communicate inside forward and backward.
+
+    `apart`: a part of the model with an optimizer's settings of its own.
     """
 
-    def __init__(self, model: nn.Module, config: LearnerConfig, total_updates: int, precision: Precision) -> None:
+    def __init__(
+        self, model: nn.Module, config: LearnerConfig, total_updates: int, precision: Precision,
+        apart: tuple[nn.Module, OptimizerConfig] | None = None,
+    ) -> None:
         self.config, self.rank, self.world = config, dist.get_rank(), dist.get_world_size()
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        settings = config.optimizer
-        optimizer = torch.optim.AdamW(
-            trainable, lr=settings.lr, betas=(settings.betas[0], settings.betas[1]), eps=settings.eps,
-            weight_decay=settings.weight_decay, fused=True,
-        )
-        scheduler = LambdaLR(optimizer, lr_factor(settings.schedule, settings.warmup_steps, total_updates))
+        others = set(apart[0].parameters()) if apart else set()
+        parts = [([p for p in model.parameters() if p.requires_grad and p not in others], config.optimizer)]
+        if apart:
+            parts.append((list(apart[0].parameters()), apart[1]))
+        groups = [{
+            "params": parameters, "lr": settings.lr, "betas": (settings.betas[0], settings.betas[1]),
+            "eps": settings.eps, "weight_decay": settings.weight_decay} for parameters, settings in parts]
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        scheduler = LambdaLR(optimizer, [
+            lr_factor(settings.schedule, settings.warmup_steps, total_updates) for _, settings in parts])
         initialize: Any = deepspeed.initialize  # annotated more narrowly than what it takes
         self.deepspeed: Any
         self.deepspeed, *_ = initialize(
-            model=model, optimizer=optimizer, model_parameters=trainable, lr_scheduler=scheduler,
-            config=deepspeed_config(config, precision), dist_init_required=False,
+            model=model, optimizer=optimizer, model_parameters=[p for parameters, _ in parts for p in parameters],
+            lr_scheduler=scheduler, config=deepspeed_config(config, precision), dist_init_required=False,
         )
         self.optimizer = optimizer
         self.device = pick_device()

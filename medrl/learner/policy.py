@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from medrl.models.packing import check_packing
 from medrl.models.sharing import storage_bytes
 from medrl.types import Experience, Probe, RolloutBatch
 
+T = TypeVar("T")
 RESUME_TOLERANCE = 1e-5
 
 
@@ -55,8 +57,8 @@ class DeepSpeedPolicy:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()  # transformers recomputes in train mode only; every dropout is 0
         self.trainable_rows = manifest(model)
-        self.engine = TrainEngine(model, config.learner, total_updates, precision_of(config.model, config.lora))
         self.model = model
+        self.engine = self._engine(total_updates)
         vocabulary = model.config.get_text_config().vocab_size
         if config.learner.packing:
             check_packing(self._apart, vocabulary, dtype=config.model.dtype, setting="learner.packing",
@@ -75,13 +77,13 @@ class DeepSpeedPolicy:
         return self.trainable_rows
 
     def logprobs(self, batch: RolloutBatch) -> np.ndarray:
-        return forward_rows(self.engine, batch, lambda rows: (self._forward(rows, entropy=False)[0],))[0]
+        return forward_rows(self.engine, batch, lambda rows: (self._pass(policy_forward, rows, entropy=False)[0],))[0]
 
     def ref_logprobs(self, batch: RolloutBatch) -> np.ndarray:
         if self.reference is None:
             raise ConfigError("a policy that trains in full holds no reference", remedy="set reference.mode: dedicated")
         with reference_active(self.model, self.reference):
-            logprobs = self.logprobs(batch)
+            logprobs = DeepSpeedPolicy.logprobs(self, batch)
         check_manifest(self.model, self.trainable_rows)
         return logprobs
 
@@ -97,7 +99,7 @@ class DeepSpeedPolicy:
     def export_weights(self, probe_ids: tuple[int, ...], *, copied: bool = True) -> ExportedWeights | None:
         probe = self._probe(probe_ids)
         if self.config.lora is None:
-            tensors = self.engine.full_tensors(copied=copied)
+            tensors = self._full_tensors(copied=copied)
             return ("full", tensors, {}, probe) if self.engine.rank == 0 else None
         with self.engine.gathered(self._trainable()):
             if self.engine.rank:
@@ -111,7 +113,7 @@ class DeepSpeedPolicy:
         with writing(directory) as folder:
             save_state(self.engine, folder, frozen_too=self.config.lora is None, facts=facts)
             if self.config.lora is None:
-                tensors = self.engine.full_tensors()
+                tensors = self._full_tensors(copied=True)
                 if self.engine.rank == 0:
                     self.model.save_pretrained(folder / "model", state_dict=tensors)
                     load_tokenizer(self.config.model).save_pretrained(folder / "model")
@@ -127,13 +129,20 @@ class DeepSpeedPolicy:
             then, now = torch.tensor(facts["canary"]), torch.tensor(self.reference_canary())
             check_reference_canary(then, now, RESUME_TOLERANCE)
 
+    def _engine(self, total_updates: int) -> TrainEngine:
+        precision = precision_of(self.config.model, self.config.lora)
+        return TrainEngine(self.model, self.config.learner, total_updates, precision)
+
+    def _full_tensors(self, *, copied: bool) -> dict[str, Tensor]:
+        return self.engine.full_tensors(copied=copied)
+
     def _trainable(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def _forward(self, rows: RolloutBatch, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def _pass(self, forward: Callable[..., T], rows: RolloutBatch, *, entropy: bool) -> T:
         ids, real, response = tensors(rows, self.engine.device, "ids", "attention_mask", "response_mask")
         temperature, packed = self.config.sampling.temperature, self.config.learner.packing
-        return policy_forward(self.engine.deepspeed, ids, real, response, temperature, entropy, packed=packed)
+        return forward(self.engine.deepspeed, ids, real, response, temperature, entropy, packed=packed)
 
     def _apart(self, ids: Tensor, real: Tensor, packed: bool) -> Tensor:
         """Log-probs of all real tokens, for `check_packing`."""
@@ -141,11 +150,18 @@ class DeepSpeedPolicy:
         return policy_forward(self.engine.deepspeed, ids, real, real, 1.0, False, packed=packed)[0][real]
 
     def _loss(self, rows: Experience, weights: Tensor, kl_coef: float) -> tuple[Tensor, dict[str, float]]:
-        """Σ weights · (clipped surrogate − c·entropy + β·kl), where the last only if the KL is a loss."""
+        logprobs, entropy = self._pass(policy_forward, rows, entropy=True)
+        loss, sums = self._token_loss(rows, weights, kl_coef, logprobs, entropy)
+        return (weights * loss).sum(), sums
+
+    def _token_loss(
+        self, rows: Experience, weights: Tensor, kl_coef: float, logprobs: Tensor, entropy: Tensor | None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Clipped surrogate − c·entropy + β·kl per token [b, t], where the last only if the KL is a loss; the sums
+        behind the metrics."""
         a = self.config.algorithm
         old, ref, advantages, importance = tensors(
             rows, self.engine.device, "logprobs", "ref_logprobs", "advantages", "importance")
-        logprobs, entropy = self._forward(rows, entropy=True)
         assert entropy is not None
         loss = policy_loss(logprobs, old, advantages, clip_low=a.clip_low, clip_high=a.clip_high,
                            dual_clip=a.dual_clip, importance=importance)
@@ -155,7 +171,7 @@ class DeepSpeedPolicy:
             loss = loss + kl_coef * kl_estimate(logprobs, ref, a.kl.estimator)
         sums = policy_stats(logprobs, old, advantages, weights > 0, clip_low=a.clip_low, clip_high=a.clip_high,
                             loss=loss, entropy=entropy)
-        return (weights * loss).sum(), sums
+        return loss, sums
 
     @torch.no_grad()
     def _probe(self, ids: tuple[int, ...]) -> Probe:

@@ -36,13 +36,14 @@ OfLogits = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 def over_logits(
     model: Any, inputs: dict[str, Any], positions: Tensor, tokens: Tensor, function: OfLogits
-) -> tuple[Tensor, ...]:
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """`function` of the logits at `positions` [B, T], which predict `tokens` [N]: results [N], in row-major order.
 
+    Beside them the hidden states [B, T, d] that the head reads; None if the model does not call it as a module.
     `model` as in `policy_forward`, `inputs` what it is called with. In chunks of some `CHUNK_ELEMENTS` logits where the
     model does nothing to its logits that is not known here; whole otherwise, and where they are no more than that.
     """
-    head = _inner(model).get_output_embeddings()
+    head = inner_model(model).get_output_embeddings()
     count = _chunks(model, head, len(tokens))
     if count > 1 and (finish := logits_finish(model)):
         with head_input(head, lambda hidden: hidden.flatten(0, -2)[:1]) as seen:
@@ -58,12 +59,12 @@ def over_logits(
                     for part in parts]
         else:
             made = [results(*part) for part in parts]
-        return tuple(torch.cat(columns) for columns in zip(*made, strict=True))
-    with head_input(head, lambda hidden: hidden[positions]):
+        return tuple(torch.cat(columns) for columns in zip(*made, strict=True)), seen[0]
+    with head_input(head, lambda hidden: hidden[positions]) as seen:
         logits = model(**inputs).logits
     if logits.ndim == 3:  # this model does not call its output head as a module
         logits = logits[positions]
-    return function(logits, tokens)
+    return function(logits, tokens), seen[0] if seen else None
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def logits_finish(model: Any) -> Finish | None:
 
     Found out once a model, by a forward pass: collective where DeepSpeed partitions parameters.
     """
-    inner = _inner(model)
+    inner = inner_model(model)
     if inner not in _found:
         outputs: list[Tensor] = []
         ids = torch.arange(2, device=next(inner.parameters()).device)[None]
@@ -131,9 +132,10 @@ def _chunks(model: Any, head: Any, positions: int) -> int:
     return int(most)
 
 
-def _inner(model: Any) -> Any:
-    return model.module if hasattr(model, "module") else model  # within a DeepSpeed engine
+def inner_model(model: Any) -> Any:
+    """The model itself, without the DeepSpeed engine it may be in."""
+    return model.module if hasattr(model, "module") else model
 
 
 def _text_config(model: Any) -> Any:
-    return _inner(model).config.get_text_config()
+    return inner_model(model).config.get_text_config()

@@ -23,7 +23,7 @@ PPO_CHARTS = (
     ("Answer length", "tokens", {"sampled answers": "rollout/length_mean", "held-out answers": "eval/length_mean"}),
     ("Entropy of the next token", "nats", {"policy": "policy/entropy"}),
     ("Policy loss", "", {"policy": "policy/loss"}),
-    ("Critic loss", "", {"critic": "critic/loss"}),
+    ("Critic loss", "", {"critic": "critic/value_loss"}),
     ("Clipped tokens", "share", {"above": "policy/clip_fraction_high", "below": "policy/clip_fraction_low"}),
     ("Explained variance of the returns", "", {"critic": "critic/explained_variance"}),
     ("Distinct two-token sequences", "share", {"held-out answers": "eval/distinct_2"}),

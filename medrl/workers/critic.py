@@ -59,7 +59,7 @@ class CriticGroup(LearnerGroup):
 
 
 class SharedCritic:
-    """The critic inside the policy's ranks, on the policy's base: no workers of its own."""
+    """The critic inside the policy's ranks, on its base or a head on the policy itself: no workers of its own."""
 
     def __init__(self, policy: PolicyGroup) -> None:
         self._policy = policy

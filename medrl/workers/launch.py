@@ -101,7 +101,7 @@ def _start(
     policy = PolicyGroup("policy", ranks("policy", PolicyWorker), config, inputs.total_updates)
     groups.append(policy)
     critic: CriticGroup | SharedCritic | None = None
-    if config.shares_base:
+    if config.critic_inside:
         critic = SharedCritic(policy)
     elif config.has_critic:
         critic = CriticGroup("critic", ranks("critic", CriticWorker), config, inputs.total_updates)

@@ -41,7 +41,7 @@ def plan_roles(config: PpoConfig) -> dict[str, RolePlan]:
         plan_role("reward", config.reward, config, scorers),
         replace(plan_role("rollout", config.rollout, config, model), extra=joining(config.rollout)),
     ]
-    if config.has_critic and not config.shares_base:
+    if config.has_critic and not config.critic_inside:
         start = scorers[:1] if config.critic.init == "reward" else model
         plans.append(plan_role("critic", config.critic, config, (*start, saved), learner=True))
     if config.reference.mode == "dedicated":

@@ -21,8 +21,7 @@ from medrl.workers.offers import Offer, StoredOffer, StreamedOffer, settled
 from medrl.workers.runtime import in_row_order, prepare_worker
 
 if TYPE_CHECKING:
-    from medrl.learner.critic import DeepSpeedCritic
-    from medrl.learner.policy import DeepSpeedPolicy
+    from medrl.learner.base import CriticLearner, PolicyLearner
 
 
 class LearnerWorker(Recorded):
@@ -55,23 +54,26 @@ class LearnerWorker(Recorded):
 class PolicyWorker(LearnerWorker):
     """One rank of the policy's DeepSpeed engine."""
 
-    learner: DeepSpeedPolicy
-    critic: DeepSpeedCritic  # with critic.mode shared only
+    learner: PolicyLearner
+    critic: CriticLearner  # unless critic.mode is separate
     announced: Weights | None = None  # on rank 0, until its tensors may change
 
     def start(self, host: str, port: int, total_updates: int) -> dict:
         """Join the group and build the engine; returns what the run records about it."""
+        from medrl.learner.actor_critic import DeepSpeedActorCritic
+        from medrl.learner.critic import DeepSpeedCritic
         from medrl.learner.policy import DeepSpeedPolicy
 
         self.join(host, port)
-        self.learner = DeepSpeedPolicy(self.config, total_updates)
+        if self.config.has_value_head:
+            self.learner = both = DeepSpeedActorCritic(self.config, total_updates)
+            self.critic = both.critic
+        else:
+            self.learner = DeepSpeedPolicy(self.config, total_updates)
+            if self.config.critic_inside:
+                self.critic = DeepSpeedCritic(self.config, total_updates, self.learner.model)
         facts = self.learner.describe()
-        if self.config.shares_base:
-            from medrl.learner.critic import DeepSpeedCritic
-
-            self.critic = DeepSpeedCritic(self.config, total_updates, self.learner.model)
-            facts["critic"] = self.critic.describe()
-        return facts
+        return facts | {"critic": self.critic.describe()} if self.config.critic_inside else facts
 
     def logprobs(self, batch: RolloutBatch) -> tuple[np.ndarray, np.ndarray]:
         rows, share = self._share(batch)

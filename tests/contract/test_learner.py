@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from medrl.config.base import build_config
+from medrl.config.learner import CriticConfig, OptimizerConfig
 from medrl.config.ppo import PpoConfig
 from medrl.errors import CheckpointError, ConfigError, TrainingError
+from medrl.learner.actor_critic import DeepSpeedActorCritic
 from medrl.learner.critic import DeepSpeedCritic
 from medrl.learner.engine import init_process
 from medrl.learner.policy import DeepSpeedPolicy
+from medrl.lora.merge import merge_adapter
 from medrl.models.sharing import storage_bytes
 from medrl.types import Experience
 from medrl.weight_sync.publisher import fingerprint
@@ -23,6 +26,7 @@ from tests.tiny import ppo_values
 from tests.unit.lora.tiny_families import tiny_model
 
 pytestmark = pytest.mark.heavy
+HEAD = CriticConfig(mode="head", init="policy", optimizer=OptimizerConfig(lr=1e-2))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +90,15 @@ class Critic:
         return learner.update(experience, seed)
 
 
-@pytest.fixture(params=[Policy, Critic])
+class PolicyWithValueHead(Policy):
+    """The policy with the critic as a head on it."""
+
+    @staticmethod
+    def make(config: PpoConfig, total_updates: int) -> DeepSpeedPolicy:
+        return DeepSpeedActorCritic(config.model_copy(update={"critic": HEAD}), total_updates)
+
+
+@pytest.fixture(params=[Policy, Critic, PolicyWithValueHead])
 def kind(request):
     return request.param
 
@@ -239,3 +251,43 @@ def test_a_critic_on_the_policys_base_learns_as_a_separate_one_and_disturbs_nobo
     assert np.abs(policy.logprobs(experience) - logprobs).max() > 1e-5
     np.testing.assert_array_equal(shared.values(experience)[0], values_now)
     assert policy.reference_canary() == canary
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_value_head_knows_what_a_critic_of_the_same_weights_knows_and_leaves_no_trace(
+    config, lora, zero_stage, experience, tmp_path
+):
+    values = {"critic": HEAD, "learner": config.learner.model_copy(update={"zero_stage": zero_stage})}
+    if not lora:
+        values |= {"lora": None, "reference": config.reference.model_copy(update={"mode": "dedicated"})}
+    config = config.model_copy(update=values)
+    policy, plain = DeepSpeedActorCritic(config, 10), DeepSpeedPolicy(config, 10)
+    head = policy.critic
+    assert not np.any(head.values(experience)[0])
+    np.testing.assert_array_equal(policy.logprobs(experience), plain.logprobs(experience))
+    canary = policy.reference_canary() if lora else None
+    for seed in (1, 2):
+        metrics = policy.update(experience, 0.1, seed)
+    of_values = head.update(experience, 2)
+    assert of_values["value_mean"] != 0 and not of_values.keys() & metrics.keys()
+    assert canary is None or policy.reference_canary() == canary
+
+    before, last = head.values(experience)
+    assert before[experience.response_mask].all() and not before[~experience.response_mask].any()
+    policy.save(tmp_path)
+    folder = tmp_path / ("adapter" if lora else "model")
+    if lora:
+        merge_adapter(str(folder), config.model.path, str(tmp_path / "merged"), "float32")
+        folder = tmp_path / "merged"
+    trained = config.model.model_copy(update={"path": str(folder)})
+    own = DeepSpeedCritic(config.model_copy(update={"critic": CriticConfig(init="policy"), "model": trained}), 10)
+    with torch.no_grad(), policy.engine.gathered(list(policy.engine.deepspeed.module.value_head.parameters())):
+        own.model.head.load_state_dict(policy.engine.deepspeed.module.value_head.state_dict())
+    for got, expected in zip(own.values(experience), (before, last), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+    exported, expected = (learner.export_weights((5, 17, 300)) for learner in (policy, plain))
+    assert exported[0] == expected[0] and exported[1].keys() == expected[1].keys()
+    order = np.array([2, 0, 3, 1])
+    np.testing.assert_allclose(head.values(experience.rows(order))[0], before[order], atol=2e-6)

@@ -165,6 +165,31 @@ def test_a_critic_on_the_policys_base_learns_what_a_separate_one_learns(ray_clus
     assert resumed[-1]["critic/loss"] == pytest.approx(shared[-1]["critic/loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_value_head_on_the_policy_trains_with_it_and_resumes(ray_cluster, tiny_run: Path, lora: bool) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from medrl.stages.ppo import run_ppo
+
+    full = {"lora": None, "reference": {"mode": "dedicated"}}
+    config = config_for(
+        tiny_run, name=f"value-head-{lora}", steps=3, learner={"workers": 2}, checkpoint={"every": 1},
+        rollout={"engine": "hf"}, critic={"mode": "head", "init": "policy", "lora": None}, **({} if lora else full))
+    summary = run_ppo(config)
+    rows = metrics_of(summary)
+    known = [row["critic/explained_variance"] for row in rows]  # at first every value is 0
+    assert known[0] == pytest.approx(0, abs=1e-9) and abs(known[1]) > 1e-6 and rows[2]["critic/value_mean"] != 0
+    assert not any(name.startswith("policy/value") for name in rows[0]) and rows[0]["policy/grad_norm"] > 0
+    assert summary["parameter_bytes"]["critic"] == 4 * 65 and set(summary["engines"]) == {"policy", "critic", "rollout"}
+    if not lora:
+        kept = AutoModelForCausalLM.from_pretrained(config.model.path).state_dict()
+        assert AutoModelForCausalLM.from_pretrained(summary["output"]).state_dict().keys() == kept.keys()
+    shutil.rmtree(max(Path(summary["run_dir"]).glob("checkpoints/step-*")))
+    again = metrics_of(run_ppo(config, resume=True))
+    for name in ("rollout/score_mean", "policy/loss", "critic/value_loss", "critic/value_mean"):
+        assert again[-1][name] == pytest.approx(rows[-1][name], rel=1e-4, abs=1e-7), name
+
+
 def test_full_fine_tuning_trains_every_weight_against_a_dedicated_reference(ray_cluster, tiny_run: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -107,4 +107,6 @@ def ppo_values(world: World, name: str, seed: int) -> dict:
     }
     if task.lora:
         values["lora"] = LORA
+    if task.value_head:
+        values["critic"]["mode"] = "head"
     return values

@@ -21,6 +21,7 @@ class Task:
     batch_size: int = 64
     permuted: bool = False
     lora: bool = False
+    value_head: bool = False  # on the policy, in place of a critic of its own
     max_staleness: Literal[0, 1] = 0
     policy_lr: float = 1e-3
     critic_lr: float = 1e-3
@@ -31,6 +32,8 @@ OWN = {
     "permuted": Task(reward="plain", target=0.1, permuted=True),
     "lora": Task(reward="plain", target=0.3, lora=True, policy_lr=3e-3),
     "conditional": Task(reward="conditional", target=0.6, batch_size=256),
+    "head": Task(reward="plain", target=0.68, value_head=True),
+    "lora_head": Task(reward="plain", target=0.3, lora=True, value_head=True, policy_lr=3e-3),
     "ahead": Task(reward="plain", target=0.68, max_staleness=1),
     "lora_ahead": Task(reward="plain", target=0.3, lora=True, policy_lr=3e-3, max_staleness=1),
 }
@@ -41,7 +44,9 @@ PEER = {
 }
 TASKS = OWN | PEER["full"] | PEER["lora"]
 
-COMPARED = {"full": tuple(PEER["full"]), "lora": tuple(PEER["lora"]), "ahead": ("full",), "lora_ahead": ("lora",)}
+COMPARED = {
+    "full": tuple(PEER["full"]), "lora": tuple(PEER["lora"]), "head": tuple(PEER["full"]),
+    "lora_head": tuple(PEER["lora"]), "ahead": ("full",), "lora_ahead": ("lora",)}
 """Which tasks stand beside which: with the best of those, by its mean."""
 MARGIN = 0.05
 """How much of the gap a task may stay behind what it is compared with: its interval has to lie above that."""

@@ -54,14 +54,15 @@ def bounds(case: Case, world: Path, tokens: float, rates: Rates) -> dict[str, fl
     model, trained, adapter = _size(case, world)
     answers, one = [round(tokens / case.prompts)] * case.prompts, BYTES[case.dtype]
     prompts, lengths = [case.prompt_tokens] * case.prompts, [case.prompt_tokens + answers[0]] * case.prompts
-    score = 2 * forward_flops(model, lengths, round(tokens)) + 2 * forward_flops(model, lengths, 0)
+    critics = 0 if case.value_head else 1
+    score = 2 * forward_flops(model, lengths, round(tokens)) + (1 + critics) * forward_flops(model, lengths, 0)
     epoch = training_flops(model, lengths, round(tokens), adapter=adapter)
-    epoch += training_flops(model, lengths, 0, adapter=adapter)
+    epoch += critics * training_flops(model, lengths, 0, adapter=adapter)
     steps = case.epochs * case.mini_batches
     work = {
         "generate": [prefill_work(model, prompts, one), decode_work(model, prompts, answers, one, one)],
         "score": [Work(flops=score)],
-        "update": [Work(flops=case.epochs * epoch), *[optimizer_work(2 * trained)] * steps],
+        "update": [Work(flops=case.epochs * epoch), *[optimizer_work((1 + critics) * trained)] * steps],
     }
     return {phase: sum(rates.seconds(part) for part in parts) for phase, parts in work.items()}
 

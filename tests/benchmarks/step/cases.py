@@ -27,6 +27,17 @@ class Case:
     peer: str | None = None  # the case whose run of TRL it is compared with; None: medrl alone
 
     @property
+    def value_head(self) -> bool:
+        """Whether one pass through one model serves policy and critic."""
+        return "critic.mode=head" in self.own
+
+    @property
+    def ranks(self) -> int:
+        """Learner ranks, each with parameters of its own."""
+        settings = dict(setting.split("=", 1) for setting in self.own)
+        return int(settings.get("learner.workers", 1))
+
+    @property
     def model_key(self) -> str:
         """Which model of the world it uses."""
         return f"{self.width}-{self.prompt_tokens}-{self.answer_tokens}-{'ends' if self.ends else 'endless'}"
@@ -46,23 +57,24 @@ SHARED_CRITIC = replace(
 RANKS_OF_ONE_CORE = replace(
     SHARED_CRITIC, name="lora fp32, shared critic, two ranks",
     own=(*SHARED_CRITIC.own, "learner.workers=2", "learner.threads_per_worker=1"))
+VALUE_HEAD = ("critic.mode=head", "critic.init=policy", "critic.lora=null", "learner.workers=2",
+              "learner.threads_per_worker=1", "critic.workers=2", "critic.threads_per_worker=1")
 BASE_THRICE = replace(LORA, name="lora fp32, three bases", peer=None, own=("reference.mode=dedicated",))
 DEMO = replace(
     LORA, name="demo ×4", peer=None, width=560, lora_rank=16, epochs=2, answer_tokens=48, ends=True)
 """The demo's adapters, epochs, batch and length of answers, with a model of 17 million parameters for its 4.3."""
 COMPILED = ("rollout.enforce_eager=false",)  # of a step in bfloat16 the engine's Python is a larger part
+BESIDE_TRL = (
+    FULL,
+    LORA,
+    replace(LORA, name="lora bf16", peer="lora bf16", dtype="bfloat16", attention="eager", own=COMPILED),
+    replace(FULL, name="full bf16", peer="full bf16", dtype="bfloat16", attention="eager", own=COMPILED),
+    replace(FULL, name="full fp32, ends", peer="full fp32, ends", ends=True),
+    replace(LORA, name="lora fp32, ends", peer="lora fp32, ends", ends=True),
+)
+"""With a critic of its own, as TRL has it."""
+ON_THE_POLICY = tuple(replace(case, name=f"{case.name}, value head", own=case.own + VALUE_HEAD) for case in BESIDE_TRL)
 CASES = {
     case.name: case
-    for case in (
-        FULL,
-        LORA,
-        SHARED_CRITIC,
-        RANKS_OF_ONE_CORE,
-        BASE_THRICE,
-        replace(LORA, name="lora bf16", peer="lora bf16", dtype="bfloat16", attention="eager", own=COMPILED),
-        replace(FULL, name="full bf16", peer="full bf16", dtype="bfloat16", attention="eager", own=COMPILED),
-        replace(FULL, name="full fp32, ends", peer="full fp32, ends", ends=True),
-        replace(LORA, name="lora fp32, ends", peer="lora fp32, ends", ends=True),
-        DEMO,
-    )
+    for case in (*BESIDE_TRL, *ON_THE_POLICY, SHARED_CRITIC, RANKS_OF_ONE_CORE, BASE_THRICE, DEMO)
 }

@@ -128,6 +128,8 @@ def run_ranks(tmp_path_factory):
 STAGES = (0, 2, 3)
 FULL_BATCH = 32  # one micro-batch a rank
 PROBE = (5, 17, 300, 42, 8, 99)
+HEAD_OPTIMIZER = {"lr": 5e-3, "schedule": "constant"}
+HEAD = {"mode": "head", "init": "policy", "lora": None, "coef": 0.5}
 TARGET_KL = 0.004  # `experience` is further from the policy than that, an update on `on_policy` stays within
 
 
@@ -155,6 +157,7 @@ def learn(make_config, experience, checkpoints):
             "policy": ("policy", make_config(**shape), policy_calls + policy_again),
             "full": ("policy", make_config(lora=False, **shape), [*policy_calls, ("save", (f"{folder}/full",))]),
             "critic": ("critic", make_config(**shape), critic_calls),
+            "head": ("actor-critic", make_config(critic=HEAD, **shape), policy_calls[:4]),
         }
 
     return build
@@ -213,6 +216,8 @@ def one_rank(run_ranks, two_ranks, learn, make_config, experience, checkpoints, 
     go_on["critic"] += [("update", (experience, 4)), look]
     return run_ranks(1, first_calls | {
         "critic-full": ("critic", make_config(critic={"lora": None}, **shape), critic_calls),
+        "full-head": ("actor-critic", make_config(critic=HEAD | {"optimizer": HEAD_OPTIMIZER}, lora=False, **shape),
+                      first_calls["full"][2]),
         "critic-policy": ("critic", make_config(critic={"init": "policy"}, **shape), critic_calls[1:2]),
         "fewer-policy": ("policy", make_config(**shape), go_on["policy"]),
         "fewer-full": ("policy", make_config(lora=False, **shape), go_on["full"]),

@@ -16,17 +16,18 @@ import torch
 from medrl.config.base import build_config
 from medrl.config.ppo import PpoConfig
 from medrl.errors import MedrlError
+from medrl.learner.actor_critic import DeepSpeedActorCritic
 from medrl.learner.critic import DeepSpeedCritic
 from medrl.learner.engine import init_process
 from medrl.learner.policy import DeepSpeedPolicy
 from medrl.models import head
 
-LEARNERS = {"policy": DeepSpeedPolicy, "critic": DeepSpeedCritic}
+LEARNERS = {"policy": DeepSpeedPolicy, "critic": DeepSpeedCritic, "actor-critic": DeepSpeedActorCritic}
 TOTAL_UPDATES = 100
 
 
 def parameters(learner) -> dict[str, torch.Tensor]:
-    named = {name: p for name, p in learner.model.named_parameters() if p.requires_grad}
+    named = {name: p for name, p in learner.engine.deepspeed.module.named_parameters() if p.requires_grad}
     with learner.engine.gathered(list(named.values())):
         return {name: p.detach().clone() for name, p in named.items()}
 

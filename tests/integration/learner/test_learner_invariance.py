@@ -28,7 +28,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("task", ["policy", "full", "critic"])
+@pytest.mark.parametrize("task", ["policy", "full", "critic", "head"])
 def test_parameters_do_not_depend_on_ranks_and_micro_batches(one_rank, two_ranks, task, stage):
     before, outputs, metrics, after = one_rank[task][:4]
     for rank in two_ranks:
@@ -41,7 +41,7 @@ def test_parameters_do_not_depend_on_ranks_and_micro_batches(one_rank, two_ranks
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("task", ["policy", "full", "critic"])
+@pytest.mark.parametrize("task", ["policy", "full", "critic", "head"])
 def test_every_rank_reports_the_same(two_ranks, task, stage):
     first, second = (rank[f"{stage}-{task}"] for rank in two_ranks)
     assert first[2] == second[2]

@@ -3,8 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medrl.models.forward import policy_forward, value_forward
+from medrl.errors import ModelError
+from medrl.models import head
+from medrl.models.forward import actor_critic_forward, policy_forward, value_forward
 from medrl.models.scalar_head import ScalarModel
+from medrl.models.value_head import ActorCritic
 from tests.unit.lora.tiny_families import tiny_model
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "mixtral"]
@@ -123,3 +126,49 @@ def test_values_stand_one_before_their_token(left, right):
         torch.testing.assert_close(values[i, place], expected, atol=1e-5, rtol=1e-4)
         assert last[i].item() == pytest.approx(states[-1], abs=1e-5)
     assert values[response == 0].abs().max() == 0
+
+
+def actor_critic(family: str) -> ActorCritic:
+    both = ActorCritic(tiny_model(family))
+    torch.manual_seed(1)
+    torch.nn.init.normal_(both.value_head.weight)
+    torch.nn.init.normal_(both.value_head.bias)
+    return both
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("chunk", [head.CHUNK_ELEMENTS, 3 * 97])
+def test_one_pass_gives_the_logprobs_and_values_of_two(family, chunk, monkeypatch):
+    """Gradients, too: those of the sum of both are the sum of those of each."""
+    both = actor_critic(family)
+    apart = ScalarModel(both.policy.base_model, both.value_head)
+    batch = rows(0, 2)[:3]
+
+    def gradients(*losses):
+        weight = both.policy.get_input_embeddings().weight
+        return [torch.autograd.grad(loss, [weight, *apart.head.parameters()], allow_unused=True) for loss in losses]
+
+    two = policy_forward(both.policy, *batch, 0.7, entropy=True) + value_forward(apart, *batch)
+    of_policy, of_values = gradients(two[0].sum() + two[1].sum(), two[2].square().sum() + two[3].sum())
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk)
+    (logprobs, entropies), (values, last) = actor_critic_forward(both, *batch, 0.7, entropy=True)
+    for got, expected in zip((logprobs, entropies, values, last), two, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
+    ((trunk, *of_head),) = gradients(logprobs.sum() + entropies.sum() + values.square().sum() + last.sum())
+    for got, expected in ((trunk, of_policy[0] + of_values[0]), *zip(of_head, of_values[1:], strict=True)):
+        assert (got - expected).norm() <= 1e-5 * expected.norm() > 0
+
+
+def test_a_new_value_head_values_everything_at_zero_and_changes_no_logprob():
+    policy = tiny_model("qwen3")
+    batch = rows(3, 0)[:3]
+    (logprobs, entropies), (values, last) = actor_critic_forward(ActorCritic(policy), *batch, 1.0, entropy=False)
+    assert entropies is None and not values.any() and not last.any()
+    assert torch.equal(logprobs, policy_forward(policy, *batch, 1.0, entropy=False)[0])
+
+
+def test_a_value_head_needs_an_output_head_that_is_called(monkeypatch):
+    both = actor_critic("llama")
+    monkeypatch.setattr(both.policy, "get_output_embeddings", lambda: torch.nn.Identity())
+    with pytest.raises(ModelError, match="LlamaForCausalLM shows nobody what its output head reads"):
+        actor_critic_forward(both, *rows(0, 2)[:3], 0.8, entropy=True)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from medrl.errors import ConfigError
 from medrl.models import head
-from medrl.models.forward import policy_forward, value_forward
+from medrl.models.forward import actor_critic_forward, policy_forward, value_forward
 from medrl.models.packing import check_packing
 from medrl.models.scalar_head import ScalarModel
+from medrl.models.value_head import ActorCritic
 from tests.unit.lora.tiny_families import tiny_model
 
 APART = ["llama", "qwen3", "gemma2", "gpt2", "mixtral", "deepseek_v3"]
@@ -69,6 +70,10 @@ def test_packing_keeps_families_logprobs_and_values(family, left):
     assert_same(*(learned(model, lambda p=p: policy_forward(model, *inputs, 1.0, entropy=True, packed=p))
                   for p in (True, False)))
     scalar = ScalarModel(tiny_model(family).base_model, torch.nn.Linear(32, 1))
+    both = ActorCritic(model)
+    torch.nn.init.normal_(both.value_head.weight)
+    assert_same(*(learned(both, lambda p=p: sum(actor_critic_forward(both, *inputs, 1.0, entropy=True, packed=p), ()))
+                  for p in (True, False)))
     assert_same(*(learned(scalar, lambda p=p: value_forward(scalar, *inputs, packed=p)) for p in (True, False)))
 
 
